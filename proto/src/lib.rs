@@ -8,7 +8,7 @@
 pub mod convert;
 
 /// Protocol generation 1.
-#[expect(missing_docs, clippy::all, reason = "generated; the .proto files carry the documentation")]
+#[expect(missing_docs, clippy::all, clippy::allow_attributes, reason = "generated; the .proto files carry the documentation")]
 #[rustfmt::skip]
 pub mod v1 {
     include!("generated/etcdmon.v1.rs");

@@ -1,1 +1,13 @@
-//! .
+//! What agent and aggregator both need to be a well-behaved process, free of domain words.
+//!
+//! - [`settings`]: default < file < environment < flag, every fault reported at once with its source;
+//! - [`logging`]: tracing to standard error, and errors with their whole chain of causes;
+//! - [`shutdown`]: one cancellation token for a graceful end, a second signal ends at once;
+//! - [`backoff`]: growing pauses with jitter;
+//! - [`process`]: ready file, panic counter, TLS provider.
+
+pub mod backoff;
+pub mod logging;
+pub mod process;
+pub mod settings;
+pub mod shutdown;

@@ -9,10 +9,7 @@ fn signed_columns_survive_the_round_trip_even_at_the_ends_of_their_range() {
 
 #[test]
 fn a_falling_column_is_refused_with_its_name() {
-    assert_eq!(
-        delta_u64("mono_ns", &[3, 2]),
-        Err(CodingError::OutOfRange { column: "mono_ns", row: 1 })
-    );
+    assert_eq!(delta_u64("mono_ns", &[3, 2]), Err(CodingError::OutOfRange { column: "mono_ns", row: 1 }));
     assert_eq!(
         undelta_u64("mono_ns", &[u64::MAX, 1]),
         Err(CodingError::OutOfRange { column: "mono_ns", row: 1 })
@@ -32,10 +29,10 @@ fn histograms_survive_the_round_trip() {
 #[test]
 fn hostile_histograms_are_refused() {
     assert_eq!(dense(&[812], &[1]), Err(CodingError::Bucket { bucket: 812 }));
-    assert_eq!(dense(&[u32::MAX, u32::MAX], &[1, 1]), Err(CodingError::Bucket { bucket: u64::from(u32::MAX) }));
-    assert_eq!(dense(&[5, 0], &[1, 1]), Err(CodingError::Bucket { bucket: 5 }));
     assert_eq!(
-        dense(&[5], &[]),
-        Err(CodingError::Length { column: "bucket_count", found: 0, expected: 1 })
+        dense(&[u32::MAX, u32::MAX], &[1, 1]),
+        Err(CodingError::Bucket { bucket: u64::from(u32::MAX) })
     );
+    assert_eq!(dense(&[5, 0], &[1, 1]), Err(CodingError::Bucket { bucket: 5 }));
+    assert_eq!(dense(&[5], &[]), Err(CodingError::Length { column: "bucket_count", found: 0, expected: 1 }));
 }
