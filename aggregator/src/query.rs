@@ -1,0 +1,203 @@
+//! The only reader of the telemetry tables.
+//!
+//! Every question is bounded: a time range, a limit on rows, a deadline and a memory cap in the engine. Values that come
+//! from outside are bound as parameters, never pasted into SQL. Nothing here is needed for alerting, which reads the
+//! live stream; a query simply fails while ClickHouse is away.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use etcdmon_proto::v1::FileClass;
+use uuid::Uuid;
+
+use crate::store::{Client, ClientError};
+
+mod latency;
+mod ledger;
+mod metrics;
+mod syncs;
+
+pub use latency::{Latency, LatencyBucket};
+pub use ledger::{Blind, LedgerAccount};
+pub use metrics::MetricSample;
+pub use syncs::{Sync, SyncCount, SyncFilter};
+
+/// Most rows a single answer may hold; a larger limit is cut to this.
+pub const MAX_ROWS: u64 = 10_000;
+
+/// Longest time a query may run in the engine.
+const MAX_EXECUTION: Duration = Duration::from_secs(10);
+
+/// Most memory a query may take in the engine, in bytes.
+const MAX_MEMORY_BYTES: u64 = 512 << 20;
+
+/// A question that found no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// ClickHouse is not there now; asking again later can help.
+    #[error("telemetry store is not available")]
+    Unavailable(#[source] ClientError),
+    /// The answer would be larger than [`MAX_ROWS`] allows or takes too long; a narrower range helps.
+    #[error("answer too large or too slow, ask for a narrower range")]
+    TooMuch(#[source] Option<clickhouse::error::Error>),
+    /// ClickHouse refused or lost the query.
+    #[error("query {name} failed")]
+    Failed {
+        /// Which question.
+        name: &'static str,
+        /// What ClickHouse or the connection said.
+        #[source]
+        source: clickhouse::error::Error,
+    },
+}
+
+/// Half-open range of wall time: `from <= t < to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeRange {
+    /// Inclusive begin.
+    pub from: DateTime<Utc>,
+    /// Exclusive end.
+    pub to: DateTime<Utc>,
+}
+
+/// Handle to the tables. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Query {
+    client: Client,
+}
+
+/// The file class of a name as the API and the tables write it (`wal`, `backend` …).
+pub fn class_by_name(name: &str) -> Option<FileClass> {
+    FileClass::ALL.into_iter().find(|class| class.name() == name)
+}
+
+impl Query {
+    /// Reads through `client`.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Whether ClickHouse answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&self) -> Result<(), QueryError> {
+        let _: Vec<u8> = self.select("ping", "SELECT toUInt8(1)").fetch().await?;
+        Ok(())
+    }
+
+    fn select(&self, name: &'static str, sql: impl Into<String>) -> Select {
+        Select { client: self.client.clone(), name, sql: sql.into(), parameters: Vec::new() }
+    }
+}
+
+/// A SELECT on its way: SQL with `{name:Type}` placeholders and their values.
+struct Select {
+    client: Client,
+    name: &'static str,
+    sql: String,
+    parameters: Vec<(&'static str, Value)>,
+}
+
+#[derive(Clone, Debug)]
+enum Value {
+    Signed(i64),
+    Unsigned(u64),
+    Text(String),
+}
+
+impl Select {
+    /// Adds SQL text. Only literals of this program go in.
+    fn sql(mut self, text: &'static str) -> Self {
+        self.sql.push_str(text);
+        self
+    }
+
+    fn unsigned(mut self, name: &'static str, value: u64) -> Self {
+        self.parameters.push((name, Value::Unsigned(value)));
+        self
+    }
+
+    fn text(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.parameters.push((name, Value::Text(value.into())));
+        self
+    }
+
+    /// Values for `{cluster:String}`.
+    fn cluster(self, cluster: Uuid) -> Self {
+        self.text("cluster", cluster.to_string())
+    }
+
+    /// Values for [`IN_RANGE`].
+    fn range(mut self, range: TimeRange) -> Self {
+        self.parameters.push(("from", Value::Signed(nanoseconds(range.from))));
+        self.parameters.push(("to", Value::Signed(nanoseconds(range.to))));
+        self
+    }
+
+    /// ` AND member = …` when a member is asked for.
+    fn member(self, member: Option<u64>) -> Self {
+        match member {
+            Some(member) => self.sql(" AND member = {member:UInt64}").unsigned("member", member),
+            None => self,
+        }
+    }
+
+    /// ` AND class = …` when a class is asked for.
+    fn class(self, class: Option<FileClass>) -> Self {
+        match class {
+            Some(class) => self.sql(" AND class = {class:String}").text("class", class.name()),
+            None => self,
+        }
+    }
+
+    /// All rows of the answer.
+    async fn fetch<T>(self) -> Result<Vec<T>, QueryError>
+    where
+        T: clickhouse::RowOwned + clickhouse::RowRead,
+    {
+        let client = self.client.connect().map_err(QueryError::Unavailable)?;
+        let mut query = client
+            .query_raw(&self.sql)
+            .with_setting("max_execution_time", MAX_EXECUTION.as_secs().to_string())
+            .with_setting("max_memory_usage", MAX_MEMORY_BYTES.to_string());
+        for (name, value) in &self.parameters {
+            query = match value {
+                Value::Signed(value) => query.param(name, value),
+                Value::Unsigned(value) => query.param(name, value),
+                Value::Text(value) => query.param(name, value),
+            };
+        }
+        // The engine's own limit comes first; this one is for a connection that went silent.
+        let answer =
+            tokio::time::timeout(MAX_EXECUTION + Duration::from_secs(5), query.fetch_all::<T>()).await;
+        answer.unwrap_or(Err(clickhouse::error::Error::TimedOut)).map_err(|error| failed(self.name, error))
+    }
+}
+
+/// SQL condition on `at`; its values come from [`Select::range`].
+const IN_RANGE: &str =
+    " at >= fromUnixTimestamp64Nano({from:Int64}, 'UTC') AND at < fromUnixTimestamp64Nano({to:Int64}, 'UTC')";
+
+fn failed(name: &'static str, error: clickhouse::error::Error) -> QueryError {
+    use clickhouse::error::Error;
+    // Codes of the limits set above: time, rows, result size, memory.
+    const LIMITS: [&str; 4] = ["Code: 159.", "Code: 158.", "Code: 396.", "Code: 241."];
+    match error {
+        Error::TimedOut => QueryError::TooMuch(Some(Error::TimedOut)),
+        Error::BadResponse(text) if LIMITS.iter().any(|code| text.starts_with(code)) => {
+            QueryError::TooMuch(Some(Error::BadResponse(text)))
+        }
+        Error::Network(source) => QueryError::Unavailable(ClientError::Unreachable(Error::Network(source))),
+        source => QueryError::Failed { name, source },
+    }
+}
+
+/// Nanoseconds since the Unix epoch, cut to what a `DateTime64(9)` can hold.
+fn nanoseconds(time: DateTime<Utc>) -> i64 {
+    time.timestamp_nanos_opt().unwrap_or(if time.timestamp() < 0 { 0 } else { i64::MAX })
+}
+
+fn wall(nanoseconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_nanos(nanoseconds)
+}
