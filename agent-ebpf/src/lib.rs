@@ -1,1 +1,24 @@
-//! .
+//! The contract between the kernel programs and the agent: layouts of maps, records and settings.
+//!
+//! On the host this is a library of plain types; compiled for the kernel (`src/main.rs`) the same types lie in the
+//! maps. No layout leaves the agent: what travels is converted first.
+//!
+//! # How a sync is counted
+//! Every hook starts with one look-up of the calling process in `TARGETS`; a process that is not a target leaves there.
+//! The begin of a sync is kept by thread in `SYNCS`; its end adds to the [`stats::ClassStats`] of (slot, class) in
+//! `STATS`. Those counters only grow: user space maps the array read-only and takes differences, so neither side ever
+//! resets what the other counts. Slow syncs and a sample of the others go through the ring buffer `RECORDS` besides.
+//! What could not be counted or handed over is counted in `LOSS`, by program and reason.
+//!
+//! # Invariants
+//! - Counters are added to atomically: the sum of all classes equals the number of syncs to the last one.
+//! - No event ever wakes the reader.
+//! - The class is told from the name at the *end* of a sync: `0.tmp` may have become a WAL segment meanwhile.
+#![no_std]
+
+pub mod class;
+pub mod loss;
+pub mod offset;
+pub mod record;
+pub mod stats;
+pub mod target;

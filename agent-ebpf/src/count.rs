@@ -1,0 +1,251 @@
+//! Counting: what a sync or a write adds to the maps. Every hook ends here, so all hooks count alike.
+
+use aya_ebpf::{
+    EbpfContext, bindings::BPF_RB_NO_WAKEUP, helpers::bpf_get_current_pid_tgid, helpers::generated::bpf_ktime_get_ns,
+};
+use aya_log_ebpf::debug;
+use etcdmon_agent_ebpf::{
+    class::{CLASSES, Class},
+    loss::{Program, Reason as LossReason},
+    offset::Field,
+    record::{Reason, SyncRecord},
+    stats::ClassStats,
+    target::Target,
+};
+use etcdmon_histogram::{BUCKETS, bucket_of};
+
+use crate::{
+    file,
+    maps::{CALLS, CallStart, LOSS, RECORDS, STATS, SYNCS, SyncStart, TARGETS, UNSYNCED},
+    read::{add, current_task, fetch_add, field, unknown},
+};
+
+const NO_REPLACE: u64 = 1;
+const EEXIST: i32 = -17;
+const EBADF: i64 = -9;
+const EINVAL: i64 = -22;
+const EROFS: i64 = -30;
+
+/// The calling process if it is watched by one of these hooks. The only thing that a foreign process runs.
+#[inline(always)]
+pub fn target(flags: u32) -> Option<(u32, u32, &'static Target)> {
+    let ids = bpf_get_current_pid_tgid();
+    let process = (ids >> 32) as u32;
+    // SAFETY: user space replaces elements as a whole; one that is replaced meanwhile stays valid until we return.
+    let target = unsafe { TARGETS.get(process) }?;
+    if target.flags & flags == 0 { None } else { Some((process, ids as u32, target)) }
+}
+
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: takes nothing.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Counts something missed.
+#[inline(always)]
+pub fn lose(program: Program, reason: LossReason) {
+    if let Some(loss) = LOSS.get_ptr_mut(0) {
+        // SAFETY: points into the map's value, the indices are in bounds by their types.
+        unsafe { add(&raw mut (*loss).counts[program as usize][reason as usize], 1) };
+    }
+}
+
+#[inline(always)]
+fn stats(slot: u32, class: Class) -> Option<*mut ClassStats> {
+    STATS.get_ptr_mut(slot * CLASSES as u32 + class as u32)
+}
+
+#[inline(always)]
+fn run_delay() -> u64 {
+    field(current_task(), Field::TaskRunDelay).unwrap_or_default()
+}
+
+/// Adds a latency to a histogram and its sum.
+///
+/// # Safety
+/// Both point into a map value.
+#[inline(always)]
+unsafe fn observe(histogram: *mut [u64; BUCKETS], sum_ns: *mut u64, latency_ns: u64) {
+    let bucket = unknown(bucket_of(latency_ns) as u64);
+    if bucket < BUCKETS as u64 {
+        // SAFETY: in bounds by the test above, points into a map value by the contract of this function.
+        unsafe {
+            add(histogram.cast::<u64>().add(bucket as usize), 1);
+            add(sum_ns, latency_ns);
+        }
+    }
+}
+
+/// Notes the begin of a sync of `file` by this thread.
+#[inline(always)]
+pub fn sync_begin(program: Program, thread: u32, target: &Target, file: u64) {
+    let written_bytes = take_unsynced(file);
+    let mut start = SyncStart { start_ns: 0, run_delay_ns: run_delay(), file, written_bytes, slot: target.slot as u64 };
+    // Last, so that our own work above is not part of the latency.
+    start.start_ns = now();
+    match SYNCS.insert(&thread, &start, NO_REPLACE) {
+        Ok(()) => {}
+        Err(EEXIST) => {
+            lose(program, LossReason::NoEnd);
+            if SYNCS.insert(&thread, &start, 0).is_err() {
+                lose(program, LossReason::InFlightFull);
+            }
+        }
+        Err(_) => lose(program, LossReason::InFlightFull),
+    }
+}
+
+/// Counts the end of this thread's sync, and hands over a record of it if it is slow or falls into the sample.
+#[inline(always)]
+pub fn sync_end(
+    context: &impl EbpfContext,
+    program: Program,
+    process: u32,
+    thread: u32,
+    target: &Target,
+    result: i64,
+) {
+    let end_ns = now();
+    // SAFETY: only this thread writes or removes the element.
+    let Some(start) = (unsafe { SYNCS.get(thread) }).copied() else {
+        // A call on something that can't be synced has no begin here.
+        if !matches!(result, EBADF | EINVAL | EROFS) {
+            lose(program, LossReason::NoBegin);
+            debug!(context, "sync of thread {} ended without a begin", thread);
+        }
+        return;
+    };
+    let _ = SYNCS.remove(thread);
+    if start.slot != target.slot as u64 {
+        lose(program, LossReason::NoBegin);
+        return;
+    }
+    let latency_ns = end_ns.saturating_sub(start.start_ns);
+    let run_delay_ns = run_delay().saturating_sub(start.run_delay_ns);
+    let inode = file::inode_of(start.file).unwrap_or_default();
+    let class = match file::class_of_file(start.file, inode) {
+        Some(class) => class,
+        None => {
+            lose(program, LossReason::Unreadable);
+            Class::Other
+        }
+    };
+    let Some(stats) = stats(target.slot, class) else { return };
+    // SAFETY: points to the map's value.
+    let reason = unsafe {
+        observe(&raw mut (*stats).sync_histogram, &raw mut (*stats).sync_sum_ns, latency_ns);
+        add(&raw mut (*stats).sync_run_delay_ns, run_delay_ns);
+        if result < 0 {
+            add(&raw mut (*stats).sync_errors, 1);
+        }
+        if latency_ns >= target.slow_ns {
+            Reason::Slow
+        } else {
+            let earlier = fetch_add(&raw mut (*stats).sync_unslow, 1);
+            let every = target.sample_every as u64;
+            if every == 0 || earlier % every != 0 {
+                return;
+            }
+            Reason::Sample
+        }
+    };
+    let record = SyncRecord {
+        start_ns: start.start_ns,
+        latency_ns,
+        run_delay_ns,
+        written_bytes: start.written_bytes,
+        inode: file::number(inode),
+        thread_id: thread,
+        device: file::device(inode),
+        result: result as i32,
+        slot: target.slot as u8,
+        class: class as u8,
+        reason: reason as u8,
+        reserved: 0,
+        process_id: process,
+        padding: 0,
+    };
+    if RECORDS.output::<SyncRecord>(&record, BPF_RB_NO_WAKEUP as u64).is_err() {
+        lose(program, LossReason::RingFull);
+    }
+}
+
+/// Bytes written to the file up to now; the count begins anew.
+#[inline(always)]
+fn take_unsynced(file: u64) -> u64 {
+    let Some(inode) = file::inode_of(file) else { return 0 };
+    let Some(bytes) = UNSYNCED.get_ptr_mut(file::key(inode)) else { return 0 };
+    // SAFETY: points into the map's value. Taken off rather than set to zero: what is added meanwhile stays.
+    unsafe {
+        let taken = *bytes;
+        add(bytes, taken.wrapping_neg());
+        taken
+    }
+}
+
+/// Counts bytes written to a regular file.
+#[inline(always)]
+pub fn written(program: Program, target: &Target, inode: u64, class: Option<Class>, bytes: u64) {
+    if class.is_none() {
+        lose(program, LossReason::Unreadable);
+    }
+    if let Some(stats) = stats(target.slot, class.unwrap_or(Class::Other)) {
+        // SAFETY: points into the map's value.
+        unsafe { add(&raw mut (*stats).written_bytes, bytes) };
+    }
+    let key = file::key(inode);
+    if let Some(unsynced) = UNSYNCED.get_ptr_mut(key) {
+        // SAFETY: points into the map's value.
+        unsafe { add(unsynced, bytes) };
+    } else if UNSYNCED.insert(&key, &bytes, 0).is_err() {
+        lose(program, LossReason::InFlightFull);
+    }
+}
+
+/// Notes the begin of a write call of this thread on a regular file.
+#[inline(always)]
+pub fn call_begin(program: Program, thread: u32, target: &Target, file: u64) {
+    let mut start = CallStart { start_ns: 0, file, slot: target.slot, generation: target.generation };
+    start.start_ns = now();
+    if CALLS.insert(&thread, &start, 0).is_err() {
+        lose(program, LossReason::InFlightFull);
+    }
+}
+
+/// Counts the end of this thread's write call: the call where calls are counted, the bytes where no better hook does.
+#[inline(always)]
+pub fn call_end(program: Program, thread: u32, target: &Target, result: i64, count_bytes: bool, count_calls: bool) {
+    let end_ns = now();
+    // SAFETY: only this thread writes or removes the element.
+    let Some(start) = (unsafe { CALLS.get(thread) }).copied() else { return };
+    let _ = CALLS.remove(thread);
+    if start.slot != target.slot || start.generation != target.generation {
+        return;
+    }
+    let inode = file::inode_of(start.file).unwrap_or_default();
+    let class = file::class_of_file(start.file, inode);
+    if count_bytes && result > 0 {
+        written(program, target, inode, class, result as u64);
+    }
+    if count_calls && let Some(stats) = stats(target.slot, class.unwrap_or(Class::Other)) {
+        // SAFETY: points into the map's value.
+        unsafe {
+            observe(
+                &raw mut (*stats).call_histogram,
+                &raw mut (*stats).call_sum_ns,
+                end_ns.saturating_sub(start.start_ns),
+            );
+        }
+    }
+}
+
+/// Counts a sync_file_range call.
+#[inline(always)]
+pub fn range_call(target: &Target, file: u64, inode: u64) {
+    let class = file::class_of_file(file, inode).unwrap_or(Class::Other);
+    if let Some(stats) = stats(target.slot, class) {
+        // SAFETY: points into the map's value.
+        unsafe { add(&raw mut (*stats).sync_file_range_calls, 1) };
+    }
+}

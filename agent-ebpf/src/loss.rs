@@ -1,0 +1,98 @@
+//! What was missed, by program and reason: the one value of the array `LOSS`.
+
+/// Number of programs.
+pub const PROGRAMS: usize = 8;
+
+/// A kernel program. The numbers are indices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Program {
+    /// ext4_sync_file_enter.
+    SyncEnterFilesystem = 0,
+    /// ext4_sync_file_exit.
+    SyncExitFilesystem = 1,
+    /// ext4_da_write_end and its siblings.
+    WriteEndFilesystem = 2,
+    /// sys_enter_fsync, sys_enter_fdatasync.
+    SyncEnterSyscall = 3,
+    /// sys_exit_fsync, sys_exit_fdatasync.
+    SyncExitSyscall = 4,
+    /// sys_enter_write and its siblings.
+    WriteEnterSyscall = 5,
+    /// sys_exit_write and its siblings.
+    WriteExitSyscall = 6,
+    /// sys_enter_sync_file_range.
+    RangeEnterSyscall = 7,
+}
+
+impl Program {
+    /// Every program, by index.
+    pub const ALL: [Self; PROGRAMS] = [
+        Self::SyncEnterFilesystem,
+        Self::SyncExitFilesystem,
+        Self::WriteEndFilesystem,
+        Self::SyncEnterSyscall,
+        Self::SyncExitSyscall,
+        Self::WriteEnterSyscall,
+        Self::WriteExitSyscall,
+        Self::RangeEnterSyscall,
+    ];
+
+    /// The name of its function, which is its name in the object and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SyncEnterFilesystem => "sync_enter_filesystem",
+            Self::SyncExitFilesystem => "sync_exit_filesystem",
+            Self::WriteEndFilesystem => "write_end_filesystem",
+            Self::SyncEnterSyscall => "sync_enter_syscall",
+            Self::SyncExitSyscall => "sync_exit_syscall",
+            Self::WriteEnterSyscall => "write_enter_syscall",
+            Self::WriteExitSyscall => "write_exit_syscall",
+            Self::RangeEnterSyscall => "range_enter_syscall",
+        }
+    }
+}
+
+/// Number of reasons.
+pub const REASONS: usize = 5;
+
+/// Why something was missed. The numbers are indices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Reason {
+    /// The ring was full: the sync is counted, its record is lost.
+    RingFull = 0,
+    /// No room to keep the begin of a sync or call: it is not counted.
+    InFlightFull = 1,
+    /// The end of a sync whose begin was not seen (the program was attached meanwhile): it is not counted.
+    NoBegin = 2,
+    /// A thread began a sync while its last one had not ended: the end of that one was missed, it is not counted.
+    NoEnd = 3,
+    /// A kernel structure could not be read: counted as class `other`, or not at all where there is no file to count.
+    Unreadable = 4,
+}
+
+impl Reason {
+    /// Every reason, by index.
+    pub const ALL: [Self; REASONS] =
+        [Self::RingFull, Self::InFlightFull, Self::NoBegin, Self::NoEnd, Self::Unreadable];
+
+    /// Its name in metrics and in the ledger.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RingFull => "ring_full",
+            Self::InFlightFull => "in_flight_full",
+            Self::NoBegin => "no_begin",
+            Self::NoEnd => "no_end",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// Counts by program and reason. They only grow.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Loss {
+    /// `counts[program][reason]`.
+    pub counts: [[u64; REASONS]; PROGRAMS],
+}

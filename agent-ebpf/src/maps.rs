@@ -1,0 +1,71 @@
+//! Maps shared by the programs, with their sizes and reasons.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, RingBuf},
+};
+use etcdmon_agent_ebpf::{
+    loss::Loss,
+    stats::{ClassStats, SLOTS, STATS as STATS_ENTRIES},
+    target::Target,
+};
+
+/// Watched processes by thread group id. Written by user space.
+#[map]
+pub static TARGETS: HashMap<u32, Target> = HashMap::with_max_entries(SLOTS as u32, 0);
+
+/// Counters. One array for all CPUs, added to atomically: a per-CPU value loses increments when a program is preempted
+/// by another one on its CPU. Mapped by user space, so reading costs no syscall.
+#[map]
+pub static STATS: Array<ClassStats> = Array::with_max_entries(STATS_ENTRIES as u32, BPF_F_MMAPABLE);
+
+/// What was missed. One value, mapped by user space.
+#[map]
+pub static LOSS: Array<Loss> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Records of syncs. The size is set by user space when it loads the object.
+#[map]
+pub static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// The begin of a sync.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct SyncStart {
+    pub start_ns: u64,
+    pub run_delay_ns: u64,
+    pub file: u64,
+    pub written_bytes: u64,
+    pub slot: u64,
+}
+
+/// Syncs under way, by thread. As many as threads of all targets can sync at a time; a Go program under a slow disk has
+/// at most a few hundred. Not LRU: an eviction would lose a sync without a trace.
+#[map]
+pub static SYNCS: HashMap<u32, SyncStart> = HashMap::with_max_entries(4096, 0);
+
+/// The begin of a write call.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct CallStart {
+    pub start_ns: u64,
+    pub file: u64,
+    pub slot: u32,
+    pub generation: u32,
+}
+
+/// Write calls on regular files under way, by thread.
+#[map]
+pub static CALLS: HashMap<u32, CallStart> = HashMap::with_max_entries(4096, 0);
+
+/// A file: the inode's address alone would come again with another file.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct FileKey {
+    pub inode: u64,
+    pub number: u64,
+}
+
+/// Bytes written to a file since its last sync began. LRU: files that are never synced go by themselves.
+#[map]
+pub static UNSYNCED: LruHashMap<FileKey, u64> = LruHashMap::with_max_entries(4096, 0);

@@ -1,0 +1,4 @@
+//! Attach points, one module a kind of hook. Each only finds its arguments and calls [`crate::count`].
+
+mod filesystem;
+mod syscall;
