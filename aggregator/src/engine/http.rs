@@ -1,0 +1,269 @@
+//! The engine's HTTP endpoint on loopback: as much of ClickHouse's HTTP interface as its clients use.
+//!
+//! The unmodified `clickhouse` crate is the client that counts; `curl` works as well.
+//!
+//! | request | meaning |
+//! |---|---|
+//! | `GET /ping` | `Ok.` once the engine is open; no key needed |
+//! | `POST /?…` with SQL in the body | runs it; rows in `default_format` unless the SQL names a format |
+//! | `POST /?…` as `multipart/form-data` | parts `query` and `param_<name>` |
+//! | `POST /?query=INSERT … FORMAT x` with rows in the body | insert, streamed; `decompress=1`: in ClickHouse's frames |
+//!
+//! Other URL parameters are settings of this statement alone. The key comes as `X-ClickHouse-Key` or as a bearer token.
+//! Errors carry the engine's own text, its code in `X-ClickHouse-Exception-Code`, and no status 200. The engine cannot
+//! be given a query id, so a statement's SQL is prefixed with a comment `/* query_id:<id> */`, which
+//! `system.processes.query` then begins with.
+//!
+//! Whatever a client does costs at most its own request: headers, SQL, frames and idle time are bounded, and an insert
+//! whose body does not end well is cancelled.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::error::{HttpError, respond_error};
+use self::request::{Parameters, Plan};
+use super::ffi::{Answer, Connection, FfiError};
+use super::pool::{Keep, Pool, PoolError};
+
+mod error;
+mod frames;
+mod insert;
+mod request;
+
+/// Most bytes of SQL and parameters in one request.
+const MAX_STATEMENT_BYTES: usize = 4 << 20;
+
+/// Most bytes of request line and headers.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// How long a client may take for its headers.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client may pause within its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long statements in flight may take once a stop was asked for.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Header by which a client gives a statement up, whether or not it has begun: its query id.
+pub const ABANDON_HEADER: &str = "x-etcdmon-abandon";
+
+/// Given-up statements that are remembered.
+const MAX_ABANDONED: usize = 4_096;
+
+/// The endpoint's state: the engine and the key its clients must show.
+pub struct Endpoint {
+    pool: Arc<Pool>,
+    key: String,
+    abandoned: Abandoned,
+}
+
+impl Endpoint {
+    /// An endpoint for the engine behind `pool`, whose clients must show `key`.
+    pub fn new(pool: Arc<Pool>, key: String) -> Self {
+        Self { pool, key, abandoned: Abandoned::default() }
+    }
+}
+
+/// Query ids that must not begin any more.
+///
+/// A client whose insert timed out looks at `system.processes` and kills it there. An insert that waits here for a
+/// connection, perhaps with its whole body already in our socket, would be seen by nobody and begin later. So the
+/// client names it in [`ABANDON_HEADER`]: once that request was answered, the insert either is in `system.processes`
+/// or never begins.
+#[derive(Default)]
+struct Abandoned(RwLock<VecDeque<String>>);
+
+impl Abandoned {
+    fn add(&self, query_id: &str) {
+        let mut abandoned = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        abandoned.truncate(MAX_ABANDONED - 1);
+        abandoned.push_front(query_id.to_owned());
+    }
+
+    /// Begins a statement unless it was given up. Giving up waits meanwhile.
+    fn begin<T>(&self, query_id: Option<&str>, begin: impl FnOnce() -> T) -> Option<T> {
+        let abandoned = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let given_up = query_id.is_some_and(|id| abandoned.iter().any(|other| other == id));
+        (!given_up).then(begin)
+    }
+}
+
+/// Serves until `stop`, then lets statements in flight end.
+pub async fn serve(listener: TcpListener, endpoint: Arc<Endpoint>, stop: CancellationToken) {
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                // Small answers to small questions: waiting to fill a packet only costs time.
+                let _ = stream.set_nodelay(true);
+                connections.spawn(converse(TokioIo::new(stream), peer, endpoint.clone(), stop.clone()));
+            }
+            // Out of file descriptors, or a client that was gone already: neither ends the listener.
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+    drop(listener);
+    connections.close();
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await;
+}
+
+async fn converse(
+    stream: TokioIo<tokio::net::TcpStream>,
+    _peer: SocketAddr,
+    endpoint: Arc<Endpoint>,
+    stop: CancellationToken,
+) {
+    let service = service_fn(move |request| {
+        let endpoint = endpoint.clone();
+        async move { Ok::<_, Infallible>(answer(&endpoint, request).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES.max(512 << 10))
+        .max_headers(64)
+        .serve_connection(stream, service);
+    tokio::pin!(connection);
+    tokio::select! {
+        // A client that breaks off is its own business.
+        _ = connection.as_mut() => return,
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
+
+async fn answer(endpoint: &Arc<Endpoint>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    if request.method() == Method::GET && request.uri().path() == "/ping" {
+        return Response::new(Full::new(Bytes::from_static(b"Ok.\n")));
+    }
+    match run(endpoint, request).await {
+        Ok(response) => response,
+        Err(error) => respond_error(&error),
+    }
+}
+
+async fn run(endpoint: &Arc<Endpoint>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HttpError> {
+    let (head, body) = request.into_parts();
+    if head.uri.path() != "/" {
+        return Err(HttpError::NotFound);
+    }
+    let head_bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if head_bytes + head.uri.query().unwrap_or_default().len() > MAX_STATEMENT_BYTES {
+        return Err(HttpError::TooLarge);
+    }
+    let mut parameters = Parameters::from_query(head.uri.query().unwrap_or_default())?;
+    authenticate(endpoint, &head.headers, &parameters)?;
+    if let Some(query_id) = head.headers.get(ABANDON_HEADER).and_then(|value| value.to_str().ok()) {
+        let (endpoint, query_id) = (endpoint.clone(), query_id.to_owned());
+        // On a thread of its own: it waits for statements that are about to begin.
+        let added = tokio::task::spawn_blocking(move || endpoint.abandoned.add(&query_id)).await;
+        added.map_err(|error| HttpError::Pool(PoolError::Thread(error)))?;
+    }
+    if let Some(plan) = Plan::insert(&parameters) {
+        return insert::run(endpoint, parameters, plan, body).await;
+    }
+    let body = read_statement(body).await?;
+    let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    parameters.add_body(content_type, body)?;
+    if head.method == Method::GET {
+        parameters.settings.push(("readonly".to_owned(), "1".to_owned()));
+    }
+    query(endpoint, parameters).await
+}
+
+async fn query(endpoint: &Endpoint, parameters: Parameters) -> Result<Response<Full<Bytes>>, HttpError> {
+    let sql = parameters.tagged(&parameters.query);
+    let query_id = parameters.query_id.clone();
+    let format = parameters.default_format.clone().unwrap_or_else(|| "TabSeparated".to_owned());
+    let work = move |connection: &mut Connection| {
+        let result = prepare(connection, &parameters)
+            .and_then(|()| connection.query(&sql, &format, &parameters.bound))
+            .map(|answer| (answer.rows_read(), answer.rows_written(), Bytes::from_owner(answer)));
+        let keep = keep(connection, &parameters, result.is_ok());
+        (result, keep)
+    };
+    let (rows_read, rows_written, bytes) = endpoint.pool.run(work).await?.map_err(HttpError::Engine)?;
+    Ok(respond(bytes, query_id, rows_read, rows_written))
+}
+
+fn authenticate(endpoint: &Endpoint, headers: &HeaderMap, parameters: &Parameters) -> Result<(), HttpError> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let shown = headers
+        .get("x-clickhouse-key")
+        .map(|value| value.as_bytes())
+        .or_else(|| bearer?.strip_prefix("Bearer ").map(str::as_bytes))
+        .or_else(|| parameters.password.as_deref().map(str::as_bytes))
+        .unwrap_or_default();
+    if same(shown, endpoint.key.as_bytes()) { Ok(()) } else { Err(HttpError::Key) }
+}
+
+/// Compares in a time that does not tell how much of a secret was right.
+fn same(shown: &[u8], key: &[u8]) -> bool {
+    shown.len() == key.len() && shown.iter().zip(key).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}
+
+async fn read_statement(body: Incoming) -> Result<Bytes, HttpError> {
+    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_STATEMENT_BYTES).collect()).await;
+    match collected.map_err(|_| HttpError::Slow)? {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(HttpError::TooLarge),
+        Err(_) => Err(HttpError::Truncated),
+    }
+}
+
+/// Gives the connection the statement's database and settings.
+fn prepare(connection: &mut Connection, parameters: &Parameters) -> Result<(), FfiError> {
+    // `USE` at every statement: the pool does not tell who had the connection before.
+    let database = parameters.database.as_deref().unwrap_or("default");
+    connection.query(&format!("USE {}", request::identifier(database)), "Null", &[])?;
+    if parameters.settings.is_empty() {
+        return Ok(());
+    }
+    connection.query(&request::set_statement(&parameters.settings), "Null", &[])?;
+    Ok(())
+}
+
+/// A connection whose settings were changed, or on which something failed, is not given to the next one.
+fn keep(_connection: &Connection, parameters: &Parameters, succeeded: bool) -> Keep {
+    if succeeded && parameters.settings.is_empty() { Keep::Yes } else { Keep::No }
+}
+
+fn respond(body: impl Into<Bytes>, query_id: Option<String>, rows_read: u64, rows_written: u64) -> Response<Full<Bytes>> {
+    let summary = format!(r#"{{"read_rows":"{rows_read}","written_rows":"{rows_written}"}}"#);
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = StatusCode::OK;
+    let headers = response.headers_mut();
+    for (name, value) in [("x-clickhouse-summary", Some(summary)), ("x-clickhouse-query-id", query_id)] {
+        // An id that is no header value is simply not echoed.
+        if let Some(value) = value.and_then(|value| value.parse().ok()) {
+            headers.insert(name, value);
+        }
+    }
+    response
+}
+
+fn respond_written(answer: &Answer, query_id: Option<String>) -> Response<Full<Bytes>> {
+    respond(Bytes::new(), query_id, 0, answer.rows_written())
+}
+
+#[cfg(test)]
+mod tests;

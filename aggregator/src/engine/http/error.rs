@@ -1,0 +1,66 @@
+//! What goes wrong with a request, and how it is said.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Response, StatusCode};
+
+use super::super::ffi::FfiError;
+use super::super::pool::PoolError;
+use super::frames::FrameError;
+
+/// A request that was not answered with rows.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// Another path than `/` and `/ping`.
+    #[error("Code: 404. DB::Exception: There is no handler for this path")]
+    NotFound,
+    /// No key, or a wrong one.
+    #[error("Code: 516. DB::Exception: Authentication failed: wrong key")]
+    Key,
+    /// SQL, parameters or a frame beyond the limits.
+    #[error("Code: 307. DB::Exception: Request is too large")]
+    TooLarge,
+    /// The body paused for too long.
+    #[error("Code: 209. DB::Exception: Timeout while reading the request")]
+    Slow,
+    /// The body ended before its end.
+    #[error("Code: 210. DB::Exception: Request body was cut off")]
+    Truncated,
+    /// A part of the request that does not parse.
+    #[error("Code: 36. DB::Exception: {0}")]
+    Malformed(&'static str),
+    /// A frame of a compressed body is damaged.
+    #[error("Code: 271. DB::Exception: {0}")]
+    Frame(#[from] FrameError),
+    /// The engine is shutting down, or could not open a connection.
+    #[error("Code: 210. DB::Exception: {0}")]
+    Pool(#[from] PoolError),
+    /// The engine refused the statement.
+    #[error("{0}")]
+    Engine(FfiError),
+}
+
+impl HttpError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Key => StatusCode::FORBIDDEN,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Slow => StatusCode::REQUEST_TIMEOUT,
+            Self::Truncated | Self::Malformed(_) | Self::Frame(_) => StatusCode::BAD_REQUEST,
+            Self::Pool(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Engine(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// The response that tells a client, in the words and headers of ClickHouse.
+pub fn respond_error(error: &HttpError) -> Response<Full<Bytes>> {
+    let mut text = error.to_string();
+    let code = text.strip_prefix("Code: ").and_then(|rest| rest.split('.').next()).and_then(|code| code.parse().ok());
+    text.push('\n');
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = error.status();
+    response.headers_mut().insert("x-clickhouse-exception-code", hyper::header::HeaderValue::from(code.unwrap_or(1002u32)));
+    response
+}
