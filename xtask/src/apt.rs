@@ -1,0 +1,160 @@
+//! Debian packages: installed as root, or fetched and unpacked without installing anything.
+
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::place::Place;
+use crate::run;
+
+mod sources;
+#[cfg(test)]
+mod tests;
+
+pub use sources::{Source, archive};
+
+/// Suites asked in turn for a package that the machine's own release doesn't have.
+const LATER_SUITES: [&str; 2] = ["forky", "sid"];
+
+fn apt_get() -> Result<Command> {
+    let program =
+        run::which("apt-get").context("there is no apt-get here (Debian or Ubuntu is needed for this)")?;
+    let mut command = Command::new(program);
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-o", "DPkg::Lock::Timeout=120"]);
+    Ok(command)
+}
+
+/// Installs packages with their dependencies. Fetches package lists only when the ones at hand don't do.
+///
+/// # Errors
+/// Without root and without apt, with the command that a person can type.
+pub fn install(place: &Place, packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    if !run::root() {
+        bail!("not root: run `apt-get install --no-install-recommends {list}` as root");
+    }
+    let mut command = apt_get()?;
+    command.args(["install", "-y", "--no-install-recommends"]).args(packages);
+    with_lists(place, || {
+        run::step(&format!("apt-get install {list}"), &mut command, &place.logs().join("apt-install.log"))
+    })
+}
+
+/// Fetches the .deb of `package` in the machine's own release into `directory`.
+pub fn download(place: &Place, package: &str, directory: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(directory)?;
+    let mut command = apt_get()?;
+    command.current_dir(directory).args(["download", package]);
+    with_lists(place, || {
+        run::quietly(&mut command, &place.logs().join("apt-download.log"), || package.to_owned()).map(drop)
+    })?;
+    newest_deb(directory, package)
+}
+
+/// Unpacks a .deb into `directory`, installing nothing.
+pub fn unpack(deb: &Path, directory: &Path) -> Result<()> {
+    let program = run::which("dpkg-deb").context("there is no dpkg-deb here to unpack a Debian package")?;
+    run::output(Command::new(program).arg("-x").arg(deb).arg(directory))?;
+    Ok(())
+}
+
+/// Runs `act`; when it fails, renews the package lists (as root) and runs it again.
+fn with_lists(place: &Place, mut act: impl FnMut() -> Result<()>) -> Result<()> {
+    let present = std::fs::read_dir("/var/lib/apt/lists").is_ok_and(|mut files| {
+        files.any(|f| f.is_ok_and(|f| f.file_name().to_string_lossy().contains("_Packages")))
+    });
+    let first = if present { act() } else { Err(anyhow::anyhow!("there are no package lists")) };
+    let Err(error) = first else { return Ok(()) };
+    if !run::root() {
+        return Err(error.context("package lists may be old; run `apt-get update` as root and try again"));
+    }
+    run::step("apt-get update", apt_get()?.arg("update"), &place.logs().join("apt-update.log"))?;
+    act()
+}
+
+/// Fetches the .deb of `package` whose version satisfies `fits` from a later Debian suite: with lists, cache and sources of
+/// its own in a temporary directory, from the archive that this machine already uses. Nothing is added to the system.
+pub fn download_later(
+    place: &Place,
+    package: &str,
+    directory: &Path,
+    fits: impl Fn(&str) -> bool,
+) -> Result<PathBuf> {
+    std::fs::create_dir_all(directory)?;
+    let archive = archive().context("no Debian archive found in this machine's apt sources")?;
+    let mut seen = Vec::new();
+    for suite in LATER_SUITES {
+        let private = Private::create(directory, &archive, suite)?;
+        let log = place.logs().join("apt-later.log");
+        if let Err(error) =
+            run::quietly(private.apt_get()?.arg("update"), &log, || format!("lists of {suite}"))
+        {
+            seen.push(format!("{suite}: {error:#}"));
+            continue;
+        }
+        let mut cache = Command::new(run::which("apt-cache").context("there is no apt-cache here")?);
+        let versions =
+            sources::madison(&run::output(cache.args(private.options()).args(["madison", package]))?);
+        let Some(version) = versions.iter().find(|v| fits(v)) else {
+            seen.push(format!(
+                "{suite} has {}",
+                if versions.is_empty() { "none".into() } else { versions.join(", ") }
+            ));
+            continue;
+        };
+        let mut fetch = private.apt_get()?;
+        fetch.current_dir(directory).arg("download").arg(format!("{package}={version}"));
+        run::quietly(&mut fetch, &log, || format!("{package} {version} from {suite}"))?;
+        return newest_deb(directory, package);
+    }
+    bail!("no fitting {package} in Debian: {}", seen.join("; "))
+}
+
+/// apt's state for one suite, apart from the system's.
+struct Private {
+    directory: PathBuf,
+}
+
+impl Private {
+    fn create(parent: &Path, archive: &Source, suite: &str) -> Result<Self> {
+        let directory = parent.join(format!("apt-{suite}"));
+        for sub in ["lists/partial", "cache/archives/partial"] {
+            std::fs::create_dir_all(directory.join(sub))?;
+        }
+        std::fs::write(directory.join("sources.list"), archive.line(suite))?;
+        Ok(Self { directory })
+    }
+
+    fn options(&self) -> Vec<String> {
+        let at = |sub: &str| self.directory.join(sub).display().to_string();
+        [
+            format!("Dir::State::Lists={}", at("lists")),
+            format!("Dir::Cache={}", at("cache")),
+            format!("Dir::Etc::SourceList={}", at("sources.list")),
+            "Dir::Etc::SourceParts=/dev/null".to_owned(),
+            // The directory may be closed to apt's own user.
+            "APT::Sandbox::User=root".to_owned(),
+        ]
+        .into_iter()
+        .flat_map(|option| ["-o".to_owned(), option])
+        .collect()
+    }
+
+    fn apt_get(&self) -> Result<Command> {
+        let mut command = apt_get()?;
+        command.args(self.options());
+        Ok(command)
+    }
+}
+
+fn newest_deb(directory: &Path, package: &str) -> Result<PathBuf> {
+    let prefix = format!("{package}_");
+    std::fs::read_dir(directory)?
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(&prefix) && name.ends_with(".deb")
+        })
+        .max_by_key(|path| path.metadata().and_then(|m| m.modified()).ok())
+        .with_context(|| format!("apt-get download left no {package} in {}", directory.display()))
+}

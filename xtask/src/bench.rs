@@ -1,0 +1,190 @@
+//! `cargo xtask bench`: release builds, one table on the screen, one JSON file a benchmark for machines.
+//!
+//! Each benchmark is a program of its own (the lab, an example of the aggregator) whose last line of output is one JSON
+//! object `{"bench": …, "figures": [{"name", "value", "unit", "goal", "better"}]}`.
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+
+use crate::ebpf;
+use crate::place::Place;
+use crate::run;
+use crate::say;
+use crate::setup::{self, Purpose};
+
+/// Flags of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run this one only
+    name: Option<String>,
+    /// Name the benchmarks, a line each
+    #[arg(long)]
+    list: bool,
+}
+
+struct Bench {
+    name: &'static str,
+    about: &'static str,
+    command: fn(&Place) -> Command,
+}
+
+const BENCHES: [Bench; 2] = [
+    Bench {
+        name: "overhead",
+        about: "what the agent costs: host CPU per put, throughput, its own CPU and memory",
+        command: |place| {
+            let mut command = place.command(place.target.join("release/etcdmon-lab"));
+            command.args(["bench", "overhead"]);
+            command
+        },
+    },
+    Bench {
+        name: "ingest",
+        about: "rows a second from gRPC into the engine, against the engine's own bulk insert",
+        command: |place| {
+            let mut command = place.cargo();
+            command.args([
+                "run",
+                "--release",
+                "--package",
+                "etcdmon-aggregator",
+                "--example",
+                "bench_ingest",
+            ]);
+            command
+        },
+    },
+];
+
+/// Runs all benchmarks or the one named.
+pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
+    if args.list {
+        for bench in &BENCHES {
+            println!("{:<12} {}", bench.name, bench.about);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let chosen: Vec<&Bench> =
+        BENCHES.iter().filter(|b| args.name.as_deref().is_none_or(|name| name == b.name)).collect();
+    if chosen.is_empty() {
+        bail!(
+            "no benchmark called {}: `cargo xtask bench --list` names them",
+            args.name.as_deref().unwrap_or("?")
+        );
+    }
+    setup::prepare(place, Purpose::Bench)?;
+    ebpf::try_build(place);
+    say::step("building for release (minutes on a new tree)");
+    let mut build = place.cargo();
+    build.args(["build", "--release", "--bins"]);
+    for package in ["etcdmon-agent", "etcdmon-aggregator", "etcdmon-tests"] {
+        build.args(["--package", package]);
+    }
+    if !run::shown(&mut build)? {
+        bail!("the build failed: above is why");
+    }
+    for bench in chosen {
+        say::step(bench.name);
+        let result =
+            measure(&mut (bench.command)(place)).with_context(|| format!("benchmark {}", bench.name))?;
+        let file = place.target.join("bench").join(format!("{}.json", bench.name));
+        std::fs::create_dir_all(place.target.join("bench"))?;
+        std::fs::write(&file, format!("{result:#}\n"))
+            .with_context(|| format!("write {}", file.display()))?;
+        print!("{}", table(&result));
+        say::note(&format!("written to {}", file.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the program, shows what it says, and returns the object of its last line.
+fn measure(command: &mut Command) -> Result<Value> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", run::line(command)))?;
+    let stdout = child.stdout.take().context("the child's output is a pipe")?;
+    let mut last = None;
+    for line in BufReader::new(stdout).lines() {
+        if let Some(before) = last.replace(line?) {
+            println!("{before}");
+        }
+    }
+    let status = child.wait()?;
+    let last = last.unwrap_or_default();
+    if !status.success() {
+        bail!("`{}` failed ({status}): {last}", run::line(command));
+    }
+    parse(&last)
+}
+
+/// The result in its agreed form.
+fn parse(line: &str) -> Result<Value> {
+    let result: Value =
+        serde_json::from_str(line).with_context(|| format!("the last line is no JSON: {line}"))?;
+    let figures = result["figures"].as_array().context("no figures")?;
+    for figure in figures {
+        let good = figure["name"].is_string()
+            && figure["unit"].is_string()
+            && (figure["value"].is_number() || figure["value"].is_null())
+            && figure["better"].as_str().is_some_and(|b| b == "higher" || b == "lower");
+        if !good {
+            bail!("a figure lacks name, value, unit or better: {figure}");
+        }
+    }
+    if !result["bench"].is_string() || figures.is_empty() {
+        bail!("no name or no figures: {line}");
+    }
+    Ok(result)
+}
+
+fn table(result: &Value) -> String {
+    let mut text = String::new();
+    for figure in result["figures"].as_array().into_iter().flatten() {
+        let goal = if figure["goal"].is_null() {
+            String::new()
+        } else {
+            format!("goal {}", number(&figure["goal"]))
+        };
+        let name = figure["name"].as_str().unwrap_or_default();
+        let unit = figure["unit"].as_str().unwrap_or_default();
+        let better = figure["better"].as_str().unwrap_or_default();
+        text.push_str(&format!(
+            "    {name:<32} {:>12} {unit:<8} {goal} ({better} is better)\n",
+            number(&figure["value"])
+        ));
+    }
+    text
+}
+
+fn number(value: &Value) -> String {
+    match value.as_f64() {
+        Some(number) if number.fract() != 0.0 => format!("{number:.4}"),
+        Some(number) => format!("{number}"),
+        None => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{"bench":"x","figures":[{"name":"ratio","value":0.9912,"unit":"ratio","goal":0.99,"better":"higher"}]}"#;
+
+    #[test]
+    fn a_result_in_the_agreed_form_is_taken() {
+        let result = parse(GOOD).unwrap();
+        let line = table(&result);
+        assert!(line.contains("ratio") && line.contains("0.9912") && line.contains("goal 0.9900"), "{line}");
+    }
+
+    #[test]
+    fn a_result_in_another_form_is_refused() {
+        assert!(parse("done").is_err());
+        assert!(parse(r#"{"bench":"x","figures":[]}"#).is_err());
+        assert!(parse(&GOOD.replace("higher", "bigger")).is_err());
+        assert!(parse(&GOOD.replace("0.9912", "\"fast\"")).is_err());
+    }
+}

@@ -1,0 +1,111 @@
+//! House rules that no compiler checks: length of files, unfinished marks, paths of one machine, registry hosts.
+
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+
+/// Longest source file, in lines.
+const MAX_LINES: usize = 700;
+
+/// Directories that hold nothing of ours.
+const SKIPPED: [&str; 5] = [".git", "target", "node_modules", "generated", "proptest-regressions"];
+
+/// Marks of unfinished work. Put together from halves so that this file is clean itself.
+const MARKS: [&str; 5] = [
+    concat!("FIX", "ME"),
+    concat!("TO", "DO"),
+    concat!("todo", "!("),
+    concat!("unimpl", "emented!("),
+    concat!("#[ign", "ore"),
+];
+
+/// Directories that exist on somebody's machine only.
+const MACHINE_PATHS: [&str; 3] = [concat!("/wo", "rk/"), concat!("/ho", "me/"), concat!("/ro", "ot/")];
+
+/// Package registries are what the machine is set up for, never named by us.
+const REGISTRIES: [&str; 5] = [
+    concat!("registry.npm", "js"),
+    concat!("proxy.gol", "ang"),
+    concat!("deb.deb", "ian"),
+    concat!("static.crates", ".io"),
+    concat!("pypi", ".org"),
+];
+
+/// Faults of all text files below `repo`, as `path:line: what`.
+pub fn check(repo: &Path) -> Result<Vec<String>> {
+    let mut faults = Vec::new();
+    let mut files = Vec::new();
+    collect(repo, &mut files)?;
+    for file in files {
+        let bytes = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+        let Ok(text) = String::from_utf8(bytes) else { continue };
+        let path = file.strip_prefix(repo).unwrap_or(&file);
+        faults.extend(judge(path, &text));
+    }
+    faults.sort();
+    Ok(faults)
+}
+
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in std::fs::read_dir(directory).with_context(|| format!("read {}", directory.display()))? {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        if kind.is_dir() && !SKIPPED.iter().any(|name| entry.file_name() == *name) {
+            collect(&path, files)?;
+        } else if kind.is_file() && entry.file_name() != "Cargo.lock" {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Faults of one file.
+fn judge(path: &Path, text: &str) -> Vec<String> {
+    let name = path.display();
+    let mut faults = Vec::new();
+    let source = path.extension().is_some_and(|e| e == "rs");
+    let count = text.lines().count();
+    if source && count > MAX_LINES {
+        faults.push(format!("{name}: {count} lines, {MAX_LINES} is the limit: split it by idea"));
+    }
+    for (at, line) in text.lines().enumerate() {
+        let mut found = |list: &[&str], what: &str| {
+            if let Some(mark) = list.iter().find(|mark| line.contains(**mark)) {
+                faults.push(format!("{name}:{}: {what} `{mark}`", at + 1));
+            }
+        };
+        if source {
+            found(&MARKS, "unfinished mark");
+        }
+        found(&MACHINE_PATHS, "path of one machine");
+        found(&REGISTRIES, "registry host");
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clean_file_has_no_faults() {
+        assert!(judge(Path::new("a.rs"), "fn main() {}\n").is_empty());
+    }
+
+    #[test]
+    fn marks_paths_and_hosts_are_found_with_their_line() {
+        let text = format!("x\n// {} later\nlet p = \"{}x\";\n", MARKS[1], MACHINE_PATHS[0]);
+        let faults = judge(Path::new("a.rs"), &text);
+        assert_eq!(faults.len(), 2);
+        assert!(faults[0].starts_with("a.rs:2: unfinished mark"));
+        assert!(faults[1].starts_with("a.rs:3: path of one machine"));
+        assert_eq!(judge(Path::new("a.md"), REGISTRIES[0]).len(), 1);
+    }
+
+    #[test]
+    fn marks_count_in_sources_only_and_so_does_length() {
+        assert!(judge(Path::new("a.md"), MARKS[1]).is_empty());
+        let long = "x\n".repeat(MAX_LINES + 1);
+        assert_eq!(judge(Path::new("a.rs"), &long).len(), 1);
+        assert!(judge(Path::new("a.sum"), &long).is_empty());
+    }
+}
