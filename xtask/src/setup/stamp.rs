@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// True when `stamp` exists and holds exactly `key`.
 pub fn matches(stamp: &Path, key: &str) -> bool {
-    std::fs::read_to_string(stamp).is_ok_and(|text| text.trim_end() == key)
+    std::fs::read_to_string(stamp).is_ok_and(|text| text.trim_end() == key.trim_end())
 }
 
 /// Writes the stamp whole or not at all.

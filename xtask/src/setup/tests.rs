@@ -68,6 +68,8 @@ fn a_stamp_holds_for_its_key_only() {
     stamp::write(&path, "one").unwrap();
     assert!(stamp::matches(&path, "one"));
     assert!(!stamp::matches(&path, "two"));
+    stamp::write(&path, "two lines\nwith an end\n").unwrap();
+    assert!(stamp::matches(&path, "two lines\nwith an end\n"));
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub struct Tally {
     /// Could not run here.
     pub skipped: u64,
     /// Tests that said so themselves; libtest calls them passed. Moved to `skipped` by [`Tally::settle`].
-    said_skipped: u64,
+    pub(super) said_skipped: u64,
 }
 
 impl Tally {
