@@ -1,1 +1,36 @@
-//! .
+//! The lab: real etcd clusters on one machine, with load, faults, agents, an aggregator, a receiver, and oracles that
+//! share no code with what they judge.
+//!
+//! Everything that is started is a guard: dropping it ends the process, unmounts the disk, detaches the loop device,
+//! removes the cgroup. What a lab that was killed could not clean up, the next one does ([`place`]). Names carry the
+//! prefix `etcdmon-lab-<pid>-`, so nobody else's things are touched.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`place`] | the directory of one lab, and the janitor |
+//! | [`disk`], [`slow`] | a member's own loop device; a file on FUSE with programmed delay beneath one |
+//! | [`cgroup`], [`fault`] | CPU and block I/O groups; neighbours, hogs, throttles |
+//! | [`etcd`], [`load`] | clusters of any version; bounded puts |
+//! | [`node`], [`api`] | agents and the aggregator as their users run them |
+//! | [`oracle`], [`metrics`] | `perf stat` and etcd's own counters |
+//! | [`receiver`] | a webhook receiver that can be down, hang or fail |
+//! | [`up`], [`bench`] | what `etcdmon-lab` runs |
+
+pub mod api;
+pub mod bench;
+pub mod cgroup;
+pub mod disk;
+pub mod etcd;
+pub mod fault;
+pub mod load;
+pub mod metrics;
+pub mod node;
+pub mod oracle;
+pub mod place;
+pub mod process;
+pub mod receiver;
+pub mod slow;
+pub mod suite;
+pub mod tools;
+pub mod up;
+pub mod wait;

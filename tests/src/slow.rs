@@ -1,0 +1,272 @@
+//! A file on a FUSE filesystem of our own, with delays that a test sets while it runs: the block device beneath a
+//! member's loop device, and so a disk that is slow exactly as far as told.
+//!
+//! The bytes are in memory, hence without a delay it is as fast as a system call. A `write` of the loop device
+//! arrives here as a FUSE write, a flush (what fdatasync ends in) as a FUSE fsync. Delayed answers are given by a
+//! thread of their own, so the session goes on answering meanwhile. The kernel lets only one fsync per file be under
+//! way, as a disk with one queue would.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::FromRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use fuser::{
+    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyWrite, Request, WriteFlags,
+};
+
+/// Name of the one file.
+const IMAGE: &str = "image";
+const ROOT_INODE: INodeNo = INodeNo::ROOT;
+const IMAGE_INODE: INodeNo = INodeNo(2);
+/// Nothing changes behind the kernel's back, so it may keep names and attributes.
+const FOREVER: Duration = Duration::from_secs(86_400);
+
+/// What is added to each request; shared with the running filesystem.
+#[derive(Debug, Default)]
+pub struct Delays {
+    write_ns: AtomicU64,
+    syncs: Mutex<Vec<Duration>>,
+    next: AtomicUsize,
+    served: AtomicU64,
+    first_delayed: Mutex<Option<Instant>>,
+}
+
+impl Delays {
+    /// Every write takes this much longer.
+    pub fn set_write(&self, delay: Duration) {
+        self.write_ns.store(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Flushes take longer by these delays in turn; an empty list lets them through at once.
+    pub fn set_syncs(&self, delays: &[Duration]) {
+        *self.first_delayed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.syncs.lock().unwrap_or_else(PoisonError::into_inner) = delays.to_vec();
+    }
+
+    /// No delay any more.
+    pub fn clear(&self) {
+        self.set_write(Duration::ZERO);
+        self.set_syncs(&[]);
+    }
+
+    /// Flushes answered since the start, delayed or not.
+    pub fn flushes(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    /// When the first delayed flush since the last [`Delays::set_syncs`] was answered: the moment from which the disk
+    /// was slow for those who use it.
+    pub fn slow_since(&self) -> Option<Instant> {
+        *self.first_delayed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_sync(&self) -> Duration {
+        let delays = self.syncs.lock().unwrap_or_else(PoisonError::into_inner);
+        if delays.is_empty() {
+            return Duration::ZERO;
+        }
+        delays[self.next.fetch_add(1, Ordering::Relaxed) % delays.len()]
+    }
+
+    fn note_delayed(&self) {
+        self.first_delayed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+    }
+}
+
+/// A mounted file of a given size. Dropping it takes the delays away and unmounts.
+#[derive(Debug)]
+pub struct SlowFile {
+    delays: Arc<Delays>,
+    session: Option<BackgroundSession>,
+    image: PathBuf,
+}
+
+impl SlowFile {
+    /// Mounts a filesystem with one sparse file of `size` bytes at `mount_point`, which must be an empty directory.
+    ///
+    /// # Errors
+    /// When this process may not mount, or there is no /dev/fuse.
+    pub fn mount(mount_point: &Path, size: u64) -> Result<Self> {
+        let delays = Arc::new(Delays::default());
+        let filesystem = OneFile {
+            bytes: Arc::new(memory(size).context("memory for a slow disk")?),
+            size,
+            delays: delays.clone(),
+        };
+        let mut config = Config::default();
+        config.mount_options = vec![MountOption::FSName("etcdmon-lab".to_owned())];
+        let session = fuser::spawn_mount(filesystem, mount_point, &config)
+            .with_context(|| format!("mount FUSE at {}", mount_point.display()))?;
+        Ok(Self { delays, session: Some(session), image: mount_point.join(IMAGE) })
+    }
+
+    /// Path of the file.
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+
+    /// The delays, to be changed at any time.
+    pub fn delays(&self) -> Arc<Delays> {
+        self.delays.clone()
+    }
+}
+
+impl Drop for SlowFile {
+    fn drop(&mut self) {
+        self.delays.clear();
+        if let Some(session) = self.session.take()
+            && let Err(error) = session.umount_and_join()
+        {
+            eprintln!("unmount {}: {error}", self.image.display());
+        }
+    }
+}
+
+/// A file that lives in memory only as long as somebody holds it open.
+fn memory(size: u64) -> io::Result<File> {
+    // SAFETY: the name is a C string; the result is checked before it becomes an owned descriptor.
+    let descriptor = unsafe { libc::memfd_create(c"etcdmon-lab".as_ptr(), libc::MFD_CLOEXEC) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a fresh descriptor that nobody else owns.
+    let file = unsafe { File::from_raw_fd(descriptor) };
+    file.set_len(size)?;
+    Ok(file)
+}
+
+struct OneFile {
+    bytes: Arc<File>,
+    size: u64,
+    delays: Arc<Delays>,
+}
+
+impl OneFile {
+    fn attributes(&self, inode: INodeNo) -> FileAttr {
+        let directory = inode == ROOT_INODE;
+        FileAttr {
+            ino: inode,
+            size: if directory { 0 } else { self.size },
+            blocks: self.size.div_ceil(512),
+            atime: UNIX_EPOCH,
+            mtime: UNIX_EPOCH,
+            ctime: UNIX_EPOCH,
+            crtime: UNIX_EPOCH,
+            kind: if directory { FileType::Directory } else { FileType::RegularFile },
+            perm: if directory { 0o755 } else { 0o600 },
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+}
+
+/// Answers after a delay, on a thread of its own when there is one.
+fn later(delay: Duration, answer: impl FnOnce() + Send + 'static) {
+    if delay.is_zero() {
+        return answer();
+    }
+    std::thread::spawn(move || {
+        std::thread::sleep(delay);
+        answer();
+    });
+}
+
+impl Filesystem for OneFile {
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if parent == ROOT_INODE && name == IMAGE {
+            reply.entry(&FOREVER, &self.attributes(IMAGE_INODE), Generation(0));
+        } else {
+            reply.error(Errno::ENOENT);
+        }
+    }
+
+    fn getattr(&self, _request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        reply.attr(&FOREVER, &self.attributes(inode));
+    }
+
+    fn open(&self, _request: &Request, _inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let mut buffer = vec![0; size as usize];
+        match self.bytes.read_at(&mut buffer, offset) {
+            Ok(count) => reply.data(&buffer[..count]),
+            Err(error) => reply.error(error.into()),
+        }
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        if let Err(error) = self.bytes.write_all_at(data, offset) {
+            return reply.error(error.into());
+        }
+        let size = u32::try_from(data.len()).expect("FUSE writes are at most 16 MiB");
+        later(Duration::from_nanos(self.delays.write_ns.load(Ordering::Relaxed)), move || {
+            reply.written(size)
+        });
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        let delay = self.delays.next_sync();
+        let delays = self.delays.clone();
+        later(delay, move || {
+            reply.ok();
+            delays.served.fetch_add(1, Ordering::Relaxed);
+            if !delay.is_zero() {
+                delays.note_delayed();
+            }
+        });
+    }
+}
