@@ -1,0 +1,158 @@
+//! The last minutes of sync latencies of one member and file class.
+//!
+//! Agents send cumulative histograms; the difference of two messages is one delta. Nothing is counted twice: a message
+//! that is not newer than the last one changes nothing, and after a new epoch, a reset or a gap the next message is only
+//! a new base.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use etcdmon_histogram::{BUCKETS, bucket_of, midpoint_ns, quantile_ns, upper_ns};
+
+use crate::clock::At;
+
+/// How far back deltas are kept.
+pub const KEPT: Duration = Duration::from_secs(600);
+
+/// A delta that covers more than this says nothing about a moment: it is dropped, and the time counts as a gap.
+pub const LONGEST_DELTA: Duration = Duration::from_secs(5);
+
+/// A cumulative histogram as an agent sent it: (bucket, count) in rising order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cumulative {
+    /// (bucket, count) in rising order of bucket.
+    pub pairs: Vec<(u16, u64)>,
+}
+
+/// Syncs that ended in one interval, usually a second.
+#[derive(Debug, Clone)]
+struct Delta {
+    to: At,
+    /// (bucket, count); counts above `u32::MAX` a second do not happen and are cut.
+    pairs: Box<[(u16, u32)]>,
+}
+
+/// Deltas of the last [`KEPT`].
+#[derive(Debug, Clone, Default)]
+pub struct Series {
+    base: Option<(At, Cumulative)>,
+    deltas: VecDeque<Delta>,
+}
+
+impl Series {
+    /// Takes a newer cumulative histogram, received at `at`. True when the counts went backwards, which means that the
+    /// agent began anew without saying so.
+    pub fn push(&mut self, at: At, now: Cumulative) -> bool {
+        let Some((from, base)) = self.base.replace((at, now)) else { return false };
+        let Some((_, now)) = &self.base else { return false };
+        let Some(pairs) = difference(&base, now) else { return true };
+        if at.since(from) <= LONGEST_DELTA && !pairs.is_empty() {
+            self.deltas.push_back(Delta { to: at, pairs });
+        }
+        let oldest = at.minus(KEPT);
+        while self.deltas.front().is_some_and(|delta| delta.to < oldest) {
+            self.deltas.pop_front();
+        }
+        false
+    }
+
+    /// Forgets the base: the next message starts a new count.
+    pub fn rebase(&mut self) {
+        self.base = None;
+    }
+
+    /// Everything that ended in the `span` before `at`.
+    pub fn window(&self, at: At, span: Duration) -> Window {
+        let from = at.minus(span);
+        let mut window = Window::default();
+        for delta in self.deltas.iter().rev().take_while(|delta| delta.to > from) {
+            if delta.to <= at {
+                window.add(&delta.pairs);
+            }
+        }
+        window
+    }
+}
+
+/// The counts that `now` has more than `base`; `None` when any count went backwards.
+fn difference(base: &Cumulative, now: &Cumulative) -> Option<Box<[(u16, u32)]>> {
+    let mut old = base.pairs.iter().copied().peekable();
+    let mut pairs = Vec::new();
+    for (bucket, count) in &now.pairs {
+        let mut before = 0;
+        while let Some((old_bucket, old_count)) = old.next_if(|(old_bucket, _)| old_bucket <= bucket) {
+            if old_bucket == *bucket {
+                before = old_count;
+            } else if old_count > 0 {
+                return None;
+            }
+        }
+        match count.checked_sub(before)? {
+            0 => {}
+            more => pairs.push((*bucket, u32::try_from(more).unwrap_or(u32::MAX))),
+        }
+    }
+    old.all(|(_, count)| count == 0).then(|| pairs.into_boxed_slice())
+}
+
+/// Latencies of a window, merged.
+#[derive(Debug, Clone)]
+pub struct Window {
+    counts: Box<[u64]>,
+    /// Syncs in the window.
+    pub count: u64,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { counts: vec![0; BUCKETS].into_boxed_slice(), count: 0 }
+    }
+}
+
+impl Window {
+    fn add(&mut self, pairs: &[(u16, u32)]) {
+        for (bucket, count) in pairs {
+            if let Some(slot) = self.counts.get_mut(usize::from(*bucket)) {
+                *slot += u64::from(*count);
+                self.count += u64::from(*count);
+            }
+        }
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (usize, u64)> + Clone {
+        self.counts.iter().copied().enumerate().filter(|(_, count)| *count > 0)
+    }
+
+    /// The latency below which the share `quantile` lies; `None` when nothing was counted.
+    pub fn quantile(&self, quantile: f64) -> Option<Duration> {
+        quantile_ns(self.pairs(), quantile).map(Duration::from_nanos)
+    }
+
+    /// Syncs that took at least `threshold`.
+    pub fn count_at_least(&self, threshold: Duration) -> u64 {
+        etcdmon_histogram::count_at_least(self.pairs(), ns(threshold))
+    }
+
+    /// Time spent in syncs that took at least `threshold`, by bucket midpoints.
+    pub fn time_at_least(&self, threshold: Duration) -> Duration {
+        let first = bucket_of(ns(threshold));
+        let total = self
+            .pairs()
+            .filter(|(bucket, _)| *bucket >= first)
+            .fold(0u64, |sum, (bucket, count)| sum.saturating_add(midpoint_ns(bucket).saturating_mul(count)));
+        Duration::from_nanos(total)
+    }
+
+    /// Upper bound of the slowest sync; `None` when nothing was counted.
+    pub fn slowest(&self) -> Option<Duration> {
+        let (bucket, _) = self.pairs().last()?;
+        Some(Duration::from_nanos(upper_ns(bucket).unwrap_or_else(|| midpoint_ns(bucket))))
+    }
+}
+
+fn ns(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;
