@@ -1,0 +1,145 @@
+//! Clusters known: which of our UUIDs stands for which etcd cluster id, and their names.
+//!
+//! The mapping is made once and kept for all time in the state: telemetry is filed under the UUID. When the state can't
+//! be written, the mapping is held in memory and written later, so that ingest and alerts go on.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::rule::Names;
+use crate::state::{Change, Expected, State, StateError, kind};
+
+/// A cluster of the registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Our id.
+    pub cluster: Uuid,
+    /// Its name, for people.
+    pub name: String,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    by_etcd_id: BTreeMap<u64, Entry>,
+    by_cluster: BTreeMap<Uuid, u64>,
+    unsaved: Vec<u64>,
+}
+
+/// The registry. Cheap to clone; every clone is the same registry.
+#[derive(Debug, Clone, Default)]
+pub struct Registry {
+    known: Arc<Mutex<Known>>,
+}
+
+impl Registry {
+    /// Reads what the state knows.
+    ///
+    /// # Errors
+    /// When the state can't be read.
+    pub async fn load(state: &State) -> Result<Self, StateError> {
+        let registry = Self::default();
+        for entity in state.list(kind::CLUSTER).await? {
+            let id = u64::from_str_radix(&entity.id, 16);
+            match (id, Entry::deserialize(&entity.json)) {
+                (Ok(id), Ok(entry)) => registry.lock().insert(id, entry),
+                _ => tracing::warn!(id = entity.id, "cluster in the state does not parse, skipped"),
+            }
+        }
+        Ok(registry)
+    }
+
+    /// The cluster that an etcd cluster id stands for; a new one when it was never met.
+    pub fn cluster_of(&self, etcd_cluster_id: u64) -> Uuid {
+        let mut known = self.lock();
+        if let Some(entry) = known.by_etcd_id.get(&etcd_cluster_id) {
+            return entry.cluster;
+        }
+        let cluster = Uuid::new_v4();
+        let name = format!("etcd-{:08x}", etcd_cluster_id >> 32);
+        known.insert(etcd_cluster_id, Entry { cluster, name });
+        known.unsaved.push(etcd_cluster_id);
+        cluster
+    }
+
+    /// The name of a cluster; its id when it has none.
+    pub fn name(&self, cluster: Uuid) -> String {
+        let known = self.lock();
+        let entry = known.by_cluster.get(&cluster).and_then(|id| known.by_etcd_id.get(id));
+        entry.map_or_else(|| cluster.to_string(), |entry| entry.name.clone())
+    }
+
+    /// Every cluster with its etcd cluster id.
+    pub fn entries(&self) -> Vec<(u64, Entry)> {
+        self.lock().by_etcd_id.iter().map(|(id, entry)| (*id, entry.clone())).collect()
+    }
+
+    /// Writes what is new to the state. Call it again after an error.
+    ///
+    /// # Errors
+    /// When the state can't be written; everything stays to be written.
+    pub async fn save(&self, state: &State) -> Result<(), StateError> {
+        let (ids, changes) = {
+            let known = self.lock();
+            let changes: Vec<Change> = known.unsaved.iter().filter_map(|id| known.change(*id)).collect();
+            (known.unsaved.clone(), changes)
+        };
+        if changes.is_empty() {
+            return Ok(());
+        }
+        state.commit(changes).await?;
+        self.lock().unsaved.retain(|id| !ids.contains(id));
+        Ok(())
+    }
+
+    /// Held for a look-up only, never across a wait.
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Names for Registry {
+    fn cluster_name(&self, cluster: Uuid) -> String {
+        self.name(cluster)
+    }
+}
+
+impl Known {
+    fn insert(&mut self, etcd_cluster_id: u64, entry: Entry) {
+        self.by_cluster.insert(entry.cluster, etcd_cluster_id);
+        self.by_etcd_id.insert(etcd_cluster_id, entry);
+    }
+
+    fn change(&self, id: u64) -> Option<Change> {
+        let json = serde_json::to_value(self.by_etcd_id.get(&id)?).ok()?;
+        Some(Change::Put { kind: kind::CLUSTER, id: format!("{id:016x}"), expected: Expected::Absent, json })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_cluster_keeps_its_id_over_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path()).unwrap();
+        let registry = Registry::load(&state).await.unwrap();
+        let cluster = registry.cluster_of(0xdead_beef_0000_0001);
+        assert_eq!(registry.cluster_of(0xdead_beef_0000_0001), cluster);
+        assert_ne!(registry.cluster_of(2), cluster);
+        assert_eq!(registry.name(cluster), "etcd-deadbeef");
+        registry.save(&state).await.unwrap();
+        registry.save(&state).await.unwrap();
+        let again = Registry::load(&state).await.unwrap();
+        assert_eq!(again.entries(), registry.entries());
+        assert_eq!(again.cluster_of(0xdead_beef_0000_0001), cluster);
+    }
+
+    #[test]
+    fn a_cluster_nobody_knows_is_called_by_its_id() {
+        assert_eq!(Registry::default().name(Uuid::nil()), Uuid::nil().to_string());
+    }
+}
