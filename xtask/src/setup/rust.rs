@@ -185,18 +185,23 @@ impl Piece for Sources {
         let fits = |version: &str| minor(version) == Some(wanted);
         let fits_file = |name: &str| deb_version(name, "rust-src").is_some_and(fits);
         if let Some(deb) = download::in_cache(place, fits_file) {
-            download::check_listed(&deb)?;
-            say::note(&format!("from {}", deb.display()));
-            unpack(place, &deb, &nightly)?;
-            return Ok(Outcome::Ready);
+            match download::check_listed(&deb).and_then(|()| unpack(place, &deb, &nightly)) {
+                Ok(()) => {
+                    say::note(&format!("from {}", deb.display()));
+                    return Ok(Outcome::Ready);
+                }
+                Err(error) => say::warn(&format!("{error:#}")),
+            }
         }
         let mut add = rustup()?;
         add.args(["component", "add", "rust-src", "--toolchain", &nightly.name]);
         let title = format!("rustup component add rust-src --toolchain {}", nightly.name);
-        let Err(error) = run::step(&title, &mut add, &place.logs().join("rust-src.log")) else {
-            return Ok(Outcome::Ready);
-        };
-        say::note(&format!("{error:#}"));
+        match run::step(&title, &mut add, &place.logs().join("rust-src.log")) {
+            // Rustup believes its own list; the files may be gone all the same.
+            Ok(()) if nightly.sources(place).is_ok() => return Ok(Outcome::Ready),
+            Ok(()) => say::note("rustup says they are there, but they are not"),
+            Err(error) => say::note(&format!("{error:#}")),
+        }
         say::note("trying Debian's package of the same Rust version (nothing is added to apt's sources)");
         let scratch = Scratch::new(place, "rust-src-deb")?;
         let deb = apt::download_later(place, "rust-src", scratch.path(), fits)?;
