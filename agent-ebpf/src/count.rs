@@ -1,7 +1,8 @@
 //! Counting: what a sync or a write adds to the maps. Every hook ends here, so all hooks count alike.
 
 use aya_ebpf::{
-    EbpfContext, bindings::BPF_RB_NO_WAKEUP, helpers::bpf_get_current_pid_tgid, helpers::generated::bpf_ktime_get_ns,
+    EbpfContext, bindings::BPF_RB_NO_WAKEUP, helpers::bpf_get_current_pid_tgid,
+    helpers::generated::bpf_ktime_get_ns,
 };
 use aya_log_ebpf::debug;
 use etcdmon_agent_ebpf::{
@@ -81,7 +82,8 @@ unsafe fn observe(histogram: *mut [u64; BUCKETS], sum_ns: *mut u64, latency_ns: 
 #[inline(always)]
 pub fn sync_begin(program: Program, thread: u32, target: &Target, file: u64) {
     let written_bytes = take_unsynced(file);
-    let mut start = SyncStart { start_ns: 0, run_delay_ns: run_delay(), file, written_bytes, slot: target.slot as u64 };
+    let mut start =
+        SyncStart { start_ns: 0, run_delay_ns: run_delay(), file, written_bytes, slot: target.slot as u64 };
     // Last, so that our own work above is not part of the latency.
     start.start_ns = now();
     match SYNCS.insert(&thread, &start, NO_REPLACE) {
@@ -215,7 +217,14 @@ pub fn call_begin(program: Program, thread: u32, target: &Target, file: u64) {
 
 /// Counts the end of this thread's write call: the call where calls are counted, the bytes where no better hook does.
 #[inline(always)]
-pub fn call_end(program: Program, thread: u32, target: &Target, result: i64, count_bytes: bool, count_calls: bool) {
+pub fn call_end(
+    program: Program,
+    thread: u32,
+    target: &Target,
+    result: i64,
+    count_bytes: bool,
+    count_calls: bool,
+) {
     let end_ns = now();
     // SAFETY: only this thread writes or removes the element.
     let Some(start) = (unsafe { CALLS.get(thread) }).copied() else { return };

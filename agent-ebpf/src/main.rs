@@ -1,7 +1,10 @@
 //! The kernel programs. Compiled for the host this is an empty program, so that the workspace builds without nightly.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
-#![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "the BPF target has no atomic types, only this"))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(internal_features, reason = "the BPF target has no atomic types, only this")
+)]
 
 #[cfg(target_arch = "bpf")]
 mod count;

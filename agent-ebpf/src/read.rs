@@ -60,8 +60,9 @@ pub unsafe fn add(counter: *mut u64, value: u64) {
 /// `counter` points into a map value.
 #[inline(always)]
 pub unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
+    // Not relaxed: LLVM 22 makes an add without fetch of a relaxed one and returns what was added.
     // SAFETY: by the contract of this function.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, value) }
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, value) }
 }
 
 /// Hides from the compiler what it knows about a value, so that it keeps the bounds checks the verifier needs.

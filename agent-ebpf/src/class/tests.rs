@@ -2,7 +2,11 @@ use super::*;
 
 fn class(directory: &str, name: &str) -> Class {
     let verdict = class_of(Name::new(name.as_bytes()));
-    if verdict.only_in_snap && !Name::new(directory.as_bytes()).is_snap() { Class::Other } else { verdict.class }
+    if verdict.only_in_snap && !Name::new(directory.as_bytes()).is_snap() {
+        Class::Other
+    } else {
+        verdict.class
+    }
 }
 
 #[test]

@@ -32,7 +32,13 @@ pub fn write_end_filesystem(context: RawTracePointContext) -> i32 {
     if let Some((_, _, target)) = count::target(FILESYSTEM) {
         let inode: u64 = context.arg(0);
         let copied: u32 = context.arg(3);
-        count::written(Program::WriteEndFilesystem, target, inode, file::class_of_inode(inode), copied as u64);
+        count::written(
+            Program::WriteEndFilesystem,
+            target,
+            inode,
+            file::class_of_inode(inode),
+            copied as u64,
+        );
     }
     0
 }

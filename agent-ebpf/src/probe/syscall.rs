@@ -3,7 +3,7 @@
 
 use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
 use etcdmon_agent_ebpf::{
-    loss::{Program, Reason},
+    loss::Program,
     target::{CALLS, SYSCALL},
 };
 
@@ -22,11 +22,10 @@ fn value(context: &TracePointContext) -> Option<u64> {
 #[tracepoint]
 pub fn sync_enter_syscall(context: TracePointContext) -> u32 {
     let Some((_, thread, target)) = count::target(SYSCALL) else { return 0 };
-    let Some(file) = value(&context).and_then(file::of_descriptor) else {
-        count::lose(Program::SyncEnterSyscall, Reason::Unreadable);
-        return 0;
-    };
-    if file::inode_of(file).is_some_and(file::is_syncable) {
+    // A descriptor that can't be followed or synced has no begin; what came of it is told by its end.
+    if let Some(file) = value(&context).and_then(file::of_descriptor)
+        && file::inode_of(file).is_some_and(file::is_syncable)
+    {
         count::sync_begin(Program::SyncEnterSyscall, thread, target, file);
     }
     0

@@ -1,0 +1,478 @@
+//! The kernel probes: load, attach, count, degrade with a reason.
+//!
+//! Stands at the left end of the data path: what it yields are cumulative [`TargetCounters`] per watched process, read
+//! without a syscall, and [`SyncRecord`]s of slow and sampled syncs. Kernel layouts end here.
+//!
+//! ```no_run
+//! # use std::{path::PathBuf, time::Duration};
+//! # use etcdmon_agent::ebpf::{ProbeConfig, Probes};
+//! # fn main() -> Result<(), etcdmon_agent::ebpf::ProbeError> {
+//! let probes = Probes::load(&ProbeConfig::default())?;
+//! let watch = probes.add_target(4711, &[PathBuf::from("/proc/4711/root/var/lib/etcd")])?;
+//! println!("{:?}: {}", watch.hook, watch.reason);
+//! let mut records = probes.take_records().expect("nobody took them before");
+//! std::thread::spawn(move || loop {
+//!     records.drain(|record| println!("{record:?}"));
+//!     std::thread::sleep(Duration::from_millis(20));
+//! });
+//! let before = probes.snapshot(4711);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Which hook
+//! A process whose directories are all on ext4 is counted by the filesystem's own tracepoints, which cost other
+//! processes nothing; its write calls are seen in write slots only. Any other process is counted by syscall
+//! tracepoints, at the expense of every process on the host. Hooks are attached while a process needs them.
+//!
+//! # Invariants
+//! - Counters of a process agree with what it did since [`Watch::since_mono_ns`], to the last sync, but for what
+//!   [`Probes::losses`] counts.
+//! - Nothing is pinned and no map is shared: agents on one host don't know of each other, and nothing outlives the
+//!   process.
+
+mod btf;
+mod counters;
+mod error;
+mod filesystem;
+mod loss;
+mod mapped;
+mod offsets;
+mod programs;
+mod record;
+mod targets;
+mod tracepoint;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, Map, MapData, RingBuf},
+};
+use aya_log::EbpfLogger;
+use etcdmon_agent_ebpf::stats::SLOTS;
+use etcdmon_proto::v1::Hook;
+
+pub use self::{
+    btf::BtfError,
+    counters::{ClassCounters, TargetCounters},
+    error::ProbeError,
+    loss::{LossCount, Lost},
+    offsets::{KERNEL_BTF, OffsetError, SUBCOMMAND as OFFSETS_SUBCOMMAND, print_offsets},
+    programs::ProgramRuns,
+    record::{Records, SyncRecord},
+};
+use self::{
+    mapped::Mapped,
+    offsets::{Feature, Offsets},
+    programs::{Programs, Set},
+    targets::Targets,
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/etcd-monitor.bpf.o"));
+
+/// The inode of the initial pid namespace (include/linux/proc_ns.h).
+const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
+
+/// What the programs are loaded with.
+#[derive(Clone, Debug)]
+pub struct ProbeConfig {
+    /// A sync at least this long has a record.
+    pub slow_threshold: Duration,
+    /// Of the other syncs of a class one in so many has a record; 0 = none, 1 = every one.
+    pub sample_every: u32,
+    /// Size of the ring of records; rounded up to a power of two of pages. A record takes 72 bytes.
+    pub ring_bytes: u32,
+    /// Runs `PROGRAM btf-offsets` to read the kernel's type information; `None` reads it in this process.
+    pub offsets_program: Option<PathBuf>,
+    /// Whether the programs log what should not happen, through the `log` crate at debug level.
+    pub kernel_log: bool,
+}
+
+impl Default for ProbeConfig {
+    /// 10 ms, 1 in 100, 1 MiB, this program, no log.
+    fn default() -> Self {
+        Self {
+            slow_threshold: Duration::from_millis(10),
+            sample_every: 100,
+            ring_bytes: 1 << 20,
+            offsets_program: Some(PathBuf::from("/proc/self/exe")),
+            kernel_log: false,
+        }
+    }
+}
+
+/// How a process is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// The process.
+    pub pid: u32,
+    /// The hook that counts its syncs and written bytes.
+    pub hook: Hook,
+    /// Why this hook.
+    pub reason: String,
+    /// From when on (CLOCK_MONOTONIC, ns) every sync that begins is counted.
+    pub since_mono_ns: u64,
+}
+
+impl Watch {
+    /// What the hook costs, in words.
+    pub const fn cost(&self) -> &'static str {
+        match self.hook {
+            Hook::Filesystem => "none for other processes",
+            _ => "every syscall of every process on this host takes about 40 % longer (65 ns)",
+        }
+    }
+}
+
+/// Something that is off, with the reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Degraded {
+    /// Stable name, such as `sync.run_delay` or `program.write_end_filesystem`.
+    pub capability: String,
+    /// Why.
+    pub reason: String,
+    /// What a person can do about it.
+    pub remedy: &'static str,
+}
+
+/// What the probes are and do at the moment.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ProbeFacts {
+    /// Watched processes.
+    pub watches: Vec<Watch>,
+    /// Events on which a program hangs.
+    pub attached: Vec<&'static str>,
+    /// What is off.
+    pub degraded: Vec<Degraded>,
+}
+
+/// The loaded probes. Dropping them takes everything out of the kernel.
+#[derive(Debug)]
+pub struct Probes {
+    config: ProbeConfig,
+    offsets: Offsets,
+    loss: Mapped,
+    records: Mutex<Option<Records>>,
+    /// Locked before `state` where both are.
+    programs: Mutex<Programs>,
+    state: Mutex<State>,
+}
+
+struct State {
+    targets: Targets,
+    watches: Vec<Watch>,
+    degraded: Vec<Degraded>,
+    slot_open: Option<Instant>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("State").field("watches", &self.watches).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What a panicking thread left behind is still consistent: every change is one assignment or one syscall.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Probes {
+    /// Loads the programs that the agent carries. Nothing is attached yet.
+    ///
+    /// # Errors
+    /// When the agent carries none, the process may not load them, or the kernel can't run any.
+    pub fn load(config: &ProbeConfig) -> Result<Self, ProbeError> {
+        Self::load_object(config, OBJECT)
+    }
+
+    /// Loads the programs in an object.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_object(config: &ProbeConfig, object: &[u8]) -> Result<Self, ProbeError> {
+        if object.is_empty() {
+            return Err(ProbeError::ObjectMissing);
+        }
+        check_privilege(&std::fs::read_to_string("/proc/self/status").unwrap_or_default())?;
+        check_pid_namespace()?;
+        let offsets = find_offsets(config)?;
+        let missing = offsets.lacks(Feature::FileClass);
+        if !missing.is_empty() {
+            return Err(ProbeError::Fields { fields: missing.join(", ") });
+        }
+        let mut programs = Programs::load(open(config, &offsets, object)?);
+        let ebpf = programs.ebpf();
+        let map =
+            |ebpf: &mut Ebpf, name| ebpf.take_map(name).ok_or_else(|| map_error(name, "not in the object"));
+        let stats = mapped(map(ebpf, "STATS")?, "STATS", SLOTS * counters::SLOT_WORDS)?;
+        let loss = mapped(map(ebpf, "LOSS")?, "LOSS", loss::LOSS_WORDS)?;
+        let target_map =
+            HashMap::try_from(map(ebpf, "TARGETS")?).map_err(|source| map_error("TARGETS", source))?;
+        let syncs = HashMap::try_from(map(ebpf, "SYNCS")?).map_err(|source| map_error("SYNCS", source))?;
+        let ring = RingBuf::try_from(map(ebpf, "RECORDS")?).map_err(|source| map_error("RECORDS", source))?;
+        let log = if config.kernel_log { EbpfLogger::init(ebpf).ok() } else { None };
+        let degraded = degraded(&offsets, &programs);
+        let targets = Targets::new(target_map, syncs, stats);
+        Ok(Self {
+            config: config.clone(),
+            offsets,
+            loss,
+            records: Mutex::new(Some(Records::new(ring, log))),
+            programs: Mutex::new(programs),
+            state: Mutex::new(State { targets, watches: Vec::new(), degraded, slot_open: None }),
+        })
+    }
+
+    /// Begins to count a process. `directories` are all directories it writes to, as this process reaches them
+    /// (`/proc/PID/root/…` for one in a container): they decide the hook. A process that is watched already keeps its
+    /// watch.
+    ///
+    /// # Errors
+    /// When no hook can be attached, or as many processes are watched as can be.
+    pub fn add_target(&self, pid: u32, directories: &[PathBuf]) -> Result<Watch, ProbeError> {
+        let mut choice = filesystem::choose(directories, |directory| filesystem::look(pid, directory));
+        let mut programs = lock(&self.programs);
+        let mut state = lock(&self.state);
+        if let Some(watch) = state.watches.iter().find(|watch| watch.pid == pid) {
+            return Ok(watch.clone());
+        }
+        let slot = state.targets.free_slot().ok_or(ProbeError::NoSlot { slots: SLOTS })?;
+        let mut first_failure = None;
+        if choice.hook == Hook::Filesystem
+            && let Err(reason) = self.attach(&mut programs, Hook::Filesystem)
+        {
+            choice.hook = Hook::Syscall;
+            choice.reason = format!("the filesystem's tracepoints can't be used: {reason}");
+            first_failure = Some(reason);
+        }
+        if choice.hook == Hook::Syscall
+            && let Err(syscall) = self.attach(&mut programs, Hook::Syscall)
+        {
+            detach_unused(&mut programs, &state);
+            return Err(ProbeError::NoHook {
+                pid,
+                filesystem: first_failure.unwrap_or(choice.reason),
+                syscall,
+            });
+        }
+        let (slow, sample_every) = (self.config.slow_threshold, self.config.sample_every);
+        if let Err(source) = state.targets.insert(slot, pid, choice.hook, slow, sample_every) {
+            detach_unused(&mut programs, &state);
+            return Err(map_error("TARGETS", source));
+        }
+        let watch = Watch { pid, hook: choice.hook, reason: choice.reason, since_mono_ns: monotonic_ns() };
+        state.watches.push(watch.clone());
+        Ok(watch)
+    }
+
+    fn attach(&self, programs: &mut Programs, hook: Hook) -> Result<(), String> {
+        if hook == Hook::Filesystem {
+            return programs.attach(Set::Filesystem);
+        }
+        let missing = self.offsets.lacks(Feature::Descriptor);
+        if !missing.is_empty() {
+            return Err(format!("this kernel has no {}", missing.join(", ")));
+        }
+        programs.attach(Set::SyncCalls)?;
+        programs.attach(Set::WriteCalls)
+    }
+
+    /// Ends counting a process and returns its last counts. Hooks that nobody needs any more are detached. `None` if it
+    /// was not watched.
+    pub fn remove_target(&self, pid: u32) -> Option<TargetCounters> {
+        let mut programs = lock(&self.programs);
+        let mut state = lock(&self.state);
+        let last = state.targets.remove(pid);
+        state.watches.retain(|watch| watch.pid != pid);
+        detach_unused(&mut programs, &state);
+        last
+    }
+
+    /// What was counted of a process since it is watched. `None` if it is not. Costs no syscall.
+    pub fn snapshot(&self, pid: u32) -> Option<TargetCounters> {
+        lock(&self.state).targets.counters(pid)
+    }
+
+    /// Changes which syncs have a record, of one process or of all; a process added later has the configured values.
+    ///
+    /// # Errors
+    /// When the kernel refuses to update the map.
+    pub fn set_records(&self, pid: Option<u32>, slow: Duration, sample_every: u32) -> Result<(), ProbeError> {
+        let mut state = lock(&self.state);
+        state.targets.set_records(pid, slow, sample_every).map_err(|source| map_error("TARGETS", source))
+    }
+
+    /// The reading end of the ring of records; `None` from the second call on.
+    pub fn take_records(&self) -> Option<Records> {
+        lock(&self.records).take()
+    }
+
+    /// What was missed since the programs were loaded; counts that are zero are left out.
+    pub fn losses(&self) -> Vec<LossCount> {
+        let runs = self.runs();
+        loss::losses(&self.loss, &runs)
+    }
+
+    /// How often each program ran, and how long while kernel.bpf_stats_enabled is 1.
+    pub fn runs(&self) -> Vec<ProgramRuns> {
+        lock(&self.programs).runs()
+    }
+
+    /// Begins to observe the write calls of processes whose filesystem does not show them: attaches the syscall
+    /// tracepoints of writes. Does nothing when there is no such process or a slot is open.
+    ///
+    /// # Errors
+    /// When they can't be attached; what the filesystem's hook counts goes on.
+    pub fn open_write_slot(&self) -> Result<(), ProbeError> {
+        let mut programs = lock(&self.programs);
+        if !lock(&self.state).targets.any(Hook::Filesystem) {
+            return Ok(());
+        }
+        let missing = self.offsets.lacks(Feature::Descriptor);
+        if !missing.is_empty() {
+            return Err(ProbeError::WriteSlot {
+                reason: format!("this kernel has no {}", missing.join(", ")),
+            });
+        }
+        // Takes a while; snapshots go on meanwhile.
+        programs.attach(Set::WriteCalls).map_err(|reason| ProbeError::WriteSlot { reason })?;
+        let mut state = lock(&self.state);
+        if state.slot_open.is_none() {
+            state.slot_open = Some(Instant::now());
+        }
+        state.targets.observe_calls(true).map_err(|source| map_error("TARGETS", source))
+    }
+
+    /// Ends the open write slot and says how long it was; zero if none was open.
+    pub fn close_write_slot(&self) -> Duration {
+        let mut programs = lock(&self.programs);
+        let length = {
+            let mut state = lock(&self.state);
+            if let Err(error) = state.targets.observe_calls(false) {
+                tracing::warn!(%error, "close a write slot");
+            }
+            state.slot_open.take().map_or(Duration::ZERO, |since| since.elapsed())
+        };
+        if !lock(&self.state).targets.any(Hook::Syscall) {
+            programs.detach(Set::WriteCalls);
+        }
+        length
+    }
+
+    /// What the probes are and do at the moment.
+    pub fn facts(&self) -> ProbeFacts {
+        let attached = lock(&self.programs).attached();
+        let state = lock(&self.state);
+        ProbeFacts { watches: state.watches.clone(), attached, degraded: state.degraded.clone() }
+    }
+}
+
+/// Takes away the hooks that no process needs.
+fn detach_unused(programs: &mut Programs, state: &State) {
+    if !state.targets.any(Hook::Filesystem) {
+        programs.detach(Set::Filesystem);
+    }
+    if !state.targets.any(Hook::Syscall) {
+        programs.detach(Set::SyncCalls);
+        if state.slot_open.is_none() || !state.targets.any(Hook::Filesystem) {
+            programs.detach(Set::WriteCalls);
+        }
+    }
+}
+
+fn map_error(name: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ProbeError {
+    ProbeError::Map { name, source: source.into() }
+}
+
+fn mapped(map: Map, name: &'static str, words: usize) -> Result<Mapped, ProbeError> {
+    use std::os::fd::AsFd as _;
+    let Map::Array(data) = map else { return Err(map_error(name, "not an array")) };
+    let data: MapData = data;
+    Mapped::new(data.fd().as_fd(), words).map_err(|source| map_error(name, source))
+}
+
+fn find_offsets(config: &ProbeConfig) -> Result<Offsets, ProbeError> {
+    let path = Path::new(KERNEL_BTF);
+    if let Some(program) = &config.offsets_program {
+        match Offsets::from_child(program, path) {
+            Ok(offsets) => return Ok(offsets),
+            // The file itself may be the cause; then reading it here tells so in better words.
+            Err(error) => tracing::debug!(%error, "read the kernel's type information in this process"),
+        }
+    }
+    Offsets::from_file(path).map_err(ProbeError::Offsets)
+}
+
+fn open(config: &ProbeConfig, offsets: &Offsets, object: &[u8]) -> Result<Ebpf, ProbeError> {
+    const OFF: u8 = 0;
+    const DEBUG: u8 = 4;
+    let page = 4096;
+    let ring_bytes = config.ring_bytes.clamp(page, 1 << 30).next_power_of_two();
+    let log_level = if config.kernel_log { DEBUG } else { OFF };
+    EbpfLoader::new()
+        .btf(None)
+        .override_global("OFFSETS", offsets.values(), true)
+        .override_global("AYA_LOG_LEVEL", &log_level, true)
+        .map_max_entries("RECORDS", ring_bytes)
+        .load(object)
+        .map_err(|source| ProbeError::Load(Box::new(source)))
+}
+
+/// What this kernel can't do of what the programs offer.
+fn degraded(offsets: &Offsets, programs: &Programs) -> Vec<Degraded> {
+    let features = Feature::ALL.into_iter().filter_map(|feature| {
+        let missing = offsets.lacks(feature);
+        (!missing.is_empty()).then(|| Degraded {
+            capability: feature.name().to_owned(),
+            reason: format!("this kernel has no {}", missing.join(", ")),
+            remedy: "report the kernel's version and its /sys/kernel/btf/vmlinux",
+        })
+    });
+    let refused = programs.refused().map(|(program, reason)| Degraded {
+        capability: format!("program.{program}"),
+        reason: reason.to_owned(),
+        remedy: "use a kernel from 5.12 on, or report its version with this message",
+    });
+    features.chain(refused).collect()
+}
+
+/// Fails unless the effective capabilities in /proc/self/status allow to load tracing programs.
+fn check_privilege(status: &str) -> Result<(), ProbeError> {
+    const SYS_ADMIN: u32 = 21;
+    const NEEDED: [(u32, &str); 2] = [(38, "CAP_PERFMON"), (39, "CAP_BPF")];
+    let effective = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
+        // Not known: the kernel will tell.
+        .unwrap_or(u64::MAX);
+    let has = |capability: u32| effective >> capability & 1 == 1;
+    let missing: Vec<&str> = NEEDED.iter().filter(|(bit, _)| !has(*bit)).map(|(_, name)| *name).collect();
+    if missing.is_empty() || has(SYS_ADMIN) {
+        return Ok(());
+    }
+    Err(ProbeError::Privilege { missing: missing.join(", ") })
+}
+
+/// Fails in a pid namespace of a container: the programs see the host's process ids.
+fn check_pid_namespace() -> Result<(), ProbeError> {
+    use std::os::unix::fs::MetadataExt as _;
+    match std::fs::metadata("/proc/self/ns/pid") {
+        Ok(namespace) if namespace.ino() != INITIAL_PID_NAMESPACE => Err(ProbeError::PidNamespace),
+        _ => Ok(()),
+    }
+}
+
+fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a place for the answer; the clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
+
+#[cfg(test)]
+mod tests;

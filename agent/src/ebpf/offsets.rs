@@ -1,0 +1,258 @@
+//! Which kernel fields the programs need, where they are in the running kernel, and what is off without them.
+
+use std::{
+    collections::BTreeMap,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use etcdmon_agent_ebpf::offset::{FIELDS, Field, MISSING};
+use serde::{Deserialize, Serialize};
+
+use super::btf::{Btf, BtfError};
+
+/// Where a kernel keeps its BTF.
+pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Name of the hidden subcommand that prints offsets.
+pub const SUBCOMMAND: &str = "btf-offsets";
+
+/// A starved machine may take long; one that takes longer has other troubles.
+const CHILD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Offsets that can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum OffsetError {
+    /// The kernel offers no BTF.
+    #[error("read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The BTF is not understood.
+    #[error("understand {path}")]
+    Btf {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: BtfError,
+    },
+    /// The child that reads BTF could not be run.
+    #[error("run {program} {SUBCOMMAND}")]
+    Child {
+        /// The program.
+        program: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The child failed.
+    #[error("{SUBCOMMAND} failed: {message}")]
+    ChildFailed {
+        /// Its last words.
+        message: String,
+    },
+    /// The child's answer is not one.
+    #[error("understand the answer of {SUBCOMMAND}")]
+    Answer(#[source] serde_json::Error),
+}
+
+/// Names under which kernels have known a field, the newest first.
+const fn paths(field: Field) -> &'static [&'static str] {
+    match field {
+        Field::TaskRunDelay => &["task_struct.sched_info.run_delay"],
+        Field::TaskFiles => &["task_struct.files"],
+        Field::FilesTable => &["files_struct.fdt"],
+        Field::TableLength => &["fdtable.max_fds"],
+        Field::TableFiles => &["fdtable.fd"],
+        Field::FileInode => &["file.f_inode"],
+        Field::FileDentry => &["file.f_path.dentry"],
+        Field::InodeMode => &["inode.i_mode"],
+        Field::InodeNumber => &["inode.i_ino"],
+        Field::InodeSuperBlock => &["inode.i_sb"],
+        Field::InodeAliases => &["inode.i_dentry.first"],
+        Field::SuperBlockDevice => &["super_block.s_dev"],
+        Field::DentryParent => &["dentry.d_parent"],
+        Field::DentryNameLength => &["dentry.d_name.len"],
+        Field::DentryName => &["dentry.d_name.name"],
+        Field::DentryAlias => &["dentry.d_u.d_alias", "dentry.d_alias"],
+    }
+}
+
+/// Something the programs can do if the kernel has its fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Feature {
+    /// Files are told apart at all. Nothing is worth loading without.
+    FileClass,
+    /// The class of written bytes at the filesystem's hook.
+    WriteClass,
+    /// Files by descriptor: the syscall hooks.
+    Descriptor,
+    /// Run-queue delay of a sync.
+    RunDelay,
+    /// Device number in records.
+    Device,
+}
+
+impl Feature {
+    /// Every feature.
+    pub const ALL: [Self; 5] =
+        [Self::FileClass, Self::WriteClass, Self::Descriptor, Self::RunDelay, Self::Device];
+
+    /// Stable name, as the agent reports it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FileClass => "sync.class",
+            Self::WriteClass => "write.class",
+            Self::Descriptor => "sync.hook.syscall",
+            Self::RunDelay => "sync.run_delay",
+            Self::Device => "sync.device",
+        }
+    }
+
+    /// The fields it can't do without.
+    pub const fn needs(self) -> &'static [Field] {
+        match self {
+            Self::FileClass => &[
+                Field::FileInode,
+                Field::FileDentry,
+                Field::InodeMode,
+                Field::InodeNumber,
+                Field::DentryParent,
+                Field::DentryNameLength,
+                Field::DentryName,
+            ],
+            Self::WriteClass => &[Field::InodeAliases, Field::DentryAlias],
+            Self::Descriptor => &[Field::TaskFiles, Field::FilesTable, Field::TableLength, Field::TableFiles],
+            Self::RunDelay => &[Field::TaskRunDelay],
+            Self::Device => &[Field::InodeSuperBlock, Field::SuperBlockDevice],
+        }
+    }
+}
+
+/// Offsets of all fields in one kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offsets {
+    values: [u32; FIELDS],
+}
+
+/// The child's answer: offset by the field's newest name. What is missing is not there.
+#[derive(Serialize, Deserialize)]
+struct Answer {
+    offsets: BTreeMap<String, u32>,
+}
+
+impl Offsets {
+    /// Looks every field up.
+    ///
+    /// # Errors
+    /// When the bytes are not BTF. A field that is not there is not an error: see [`Self::lacks`].
+    pub fn from_btf(bytes: &[u8]) -> Result<Self, BtfError> {
+        let btf = Btf::parse(bytes)?;
+        Ok(Self {
+            values: Field::ALL
+                .map(|field| paths(field).iter().find_map(|path| btf.offset(path)).unwrap_or(MISSING)),
+        })
+    }
+
+    /// Reads the BTF file in this process.
+    ///
+    /// # Errors
+    /// When the file can't be read or is not BTF.
+    pub fn from_file(path: &Path) -> Result<Self, OffsetError> {
+        let bytes =
+            std::fs::read(path).map_err(|source| OffsetError::Read { path: path.to_owned(), source })?;
+        Self::from_btf(&bytes).map_err(|source| OffsetError::Btf { path: path.to_owned(), source })
+    }
+
+    /// Has a child read the BTF file, so that the memory it takes is given back: `program btf-offsets path`.
+    ///
+    /// # Errors
+    /// When the child can't be run, fails or takes too long.
+    pub fn from_child(program: &Path, path: &Path) -> Result<Self, OffsetError> {
+        let failed = |source| OffsetError::Child { program: program.to_owned(), source };
+        let mut child = Command::new(program)
+            .arg(SUBCOMMAND)
+            .arg(path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        let begin = Instant::now();
+        // The answer is far smaller than a pipe holds, so the child never waits for us to read.
+        let status = loop {
+            if let Some(status) = child.try_wait().map_err(failed)? {
+                break status;
+            }
+            if begin.elapsed() > CHILD_TIMEOUT {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(OffsetError::ChildFailed { message: format!("no answer in {CHILD_TIMEOUT:?}") });
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        let mut answer = String::new();
+        let mut words = String::new();
+        child.stdout.take().map(|mut out| out.read_to_string(&mut answer)).transpose().map_err(failed)?;
+        child.stderr.take().map(|mut err| err.read_to_string(&mut words)).transpose().map_err(failed)?;
+        if !status.success() {
+            let last = words.lines().next_back().unwrap_or("no message");
+            return Err(OffsetError::ChildFailed { message: last.to_owned() });
+        }
+        Self::from_json(&answer)
+    }
+
+    /// Reverses [`Self::to_json`].
+    ///
+    /// # Errors
+    /// When it is not such an object.
+    pub fn from_json(text: &str) -> Result<Self, OffsetError> {
+        let answer: Answer = serde_json::from_str(text).map_err(OffsetError::Answer)?;
+        let value = |field| answer.offsets.get(paths(field)[0]).copied().unwrap_or(MISSING);
+        Ok(Self { values: Field::ALL.map(value) })
+    }
+
+    /// One JSON object on one line.
+    pub fn to_json(&self) -> String {
+        let known = Field::ALL.into_iter().filter(|field| self.has(*field));
+        let offsets = known.map(|field| (paths(field)[0].to_owned(), self.values[field as usize])).collect();
+        serde_json::to_string(&Answer { offsets }).expect("a map from strings to numbers is always JSON")
+    }
+
+    /// As the programs want them: by index of [`Field`].
+    pub const fn values(&self) -> &[u32; FIELDS] {
+        &self.values
+    }
+
+    const fn has(&self, field: Field) -> bool {
+        self.values[field as usize] != MISSING
+    }
+
+    /// The fields that a feature needs and this kernel does not have, by their newest names.
+    pub fn lacks(&self, feature: Feature) -> Vec<&'static str> {
+        let missing = feature.needs().iter().filter(|field| !self.has(**field));
+        missing.map(|field| paths(*field)[0]).collect()
+    }
+}
+
+/// What the hidden subcommand does: prints the offsets in the BTF file at `path` as JSON.
+///
+/// # Errors
+/// When the file can't be read or is not BTF.
+pub fn print_offsets(path: &Path) -> Result<(), OffsetError> {
+    use std::io::Write as _;
+    let answer = Offsets::from_file(path)?.to_json();
+    // A closed pipe means nobody wants the answer any more.
+    let _ = writeln!(std::io::stdout(), "{answer}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,295 @@
+//! The loaded programs, what they hang on, and what each may be missing.
+
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+
+use aya::{
+    Ebpf,
+    programs::{
+        Program as AyaProgram, ProgramError, ProgramFd, RawTracePoint, TracePoint,
+        raw_trace_point::RawTracePointLink,
+    },
+};
+use etcdmon_agent_ebpf::loss::{PROGRAMS, Program};
+use etcdmon_service::logging::ErrorChain;
+
+use super::tracepoint::Tracefs;
+
+/// A program and the events it hangs on.
+struct Hooking {
+    program: Program,
+    events: &'static [&'static str],
+    /// Without all its events the set is of no use; else one event is enough, and the others need not exist on every
+    /// kernel.
+    all: bool,
+}
+
+const FILESYSTEM: &[Hooking] = &[
+    Hooking { program: Program::SyncExitFilesystem, events: &["ext4_sync_file_exit"], all: true },
+    Hooking {
+        program: Program::WriteEndFilesystem,
+        events: &["ext4_da_write_end", "ext4_write_end", "ext4_journalled_write_end"],
+        all: false,
+    },
+    Hooking { program: Program::SyncEnterFilesystem, events: &["ext4_sync_file_enter"], all: true },
+];
+
+const SYNC_CALLS: &[Hooking] = &[
+    Hooking {
+        program: Program::SyncExitSyscall,
+        events: &["syscalls/sys_exit_fdatasync", "syscalls/sys_exit_fsync"],
+        all: true,
+    },
+    Hooking {
+        program: Program::SyncEnterSyscall,
+        events: &["syscalls/sys_enter_fdatasync", "syscalls/sys_enter_fsync"],
+        all: true,
+    },
+];
+
+const WRITE_CALLS: &[Hooking] = &[
+    Hooking {
+        program: Program::WriteExitSyscall,
+        events: &[
+            "syscalls/sys_exit_write",
+            "syscalls/sys_exit_pwrite64",
+            "syscalls/sys_exit_writev",
+            "syscalls/sys_exit_pwritev",
+            "syscalls/sys_exit_pwritev2",
+        ],
+        all: false,
+    },
+    Hooking {
+        program: Program::WriteEnterSyscall,
+        events: &[
+            "syscalls/sys_enter_write",
+            "syscalls/sys_enter_pwrite64",
+            "syscalls/sys_enter_writev",
+            "syscalls/sys_enter_pwritev",
+            "syscalls/sys_enter_pwritev2",
+        ],
+        all: false,
+    },
+    Hooking {
+        program: Program::RangeEnterSyscall,
+        events: &["syscalls/sys_enter_sync_file_range"],
+        all: false,
+    },
+];
+
+/// A set of hooks that is attached and detached as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Set {
+    /// ext4's tracepoints: syncs and written bytes.
+    Filesystem,
+    /// The syscall tracepoints of syncs.
+    SyncCalls,
+    /// The syscall tracepoints of writes and sync_file_range.
+    WriteCalls,
+}
+
+impl Set {
+    const fn hooks(self) -> &'static [Hooking] {
+        match self {
+            Self::Filesystem => FILESYSTEM,
+            Self::SyncCalls => SYNC_CALLS,
+            Self::WriteCalls => WRITE_CALLS,
+        }
+    }
+}
+
+/// Dropping it detaches.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held for their drop")]
+enum Link {
+    RawTracepoint(RawTracePointLink),
+    PerfEvent(OwnedFd),
+}
+
+/// How often a program ran, as the kernel tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramRuns {
+    /// Name of the program.
+    pub program: &'static str,
+    /// Runs while kernel.bpf_stats_enabled was 1.
+    pub runs: u64,
+    /// Time they took.
+    pub run_time_ns: u64,
+    /// Events at which the kernel could not run it, because a program ran on that CPU already (5.12+).
+    pub missed: u64,
+}
+
+/// The programs in the kernel. Dropping it detaches and unloads all.
+pub struct Programs {
+    ebpf: Ebpf,
+    /// Why the kernel refused a program, by index.
+    refused: [Option<String>; PROGRAMS],
+    tracefs: Option<Tracefs>,
+    attached: Vec<(Set, &'static str, Link)>,
+}
+
+impl std::fmt::Debug for Programs {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Programs").field("attached", &self.attached()).finish_non_exhaustive()
+    }
+}
+
+/// What a person can use of an error: of a refused program the verifier's verdict, not its thousand lines before.
+fn reason(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let verdict =
+                log.lines().rev().find(|line| !line.trim().is_empty() && !line.starts_with("processed"));
+            format!("the kernel refused it: {io_error}: {}", verdict.unwrap_or("no verifier log"))
+        }
+        other => ErrorChain(other).to_string(),
+    }
+}
+
+fn load(program: &mut AyaProgram) -> Result<(), ProgramError> {
+    match program {
+        AyaProgram::RawTracePoint(program) => program.load(),
+        AyaProgram::TracePoint(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+impl Programs {
+    /// Loads each program. One that the kernel refuses is remembered with the reason.
+    pub fn load(mut ebpf: Ebpf) -> Self {
+        let refused = Program::ALL.map(|program| match ebpf.program_mut(program.name()) {
+            None => Some("not in the object".to_owned()),
+            Some(found) => load(found).err().map(|error| reason(&error)),
+        });
+        Self { ebpf, refused, tracefs: None, attached: Vec::new() }
+    }
+
+    /// The object, for its maps.
+    pub const fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Programs that the kernel refused, and why.
+    pub fn refused(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        Program::ALL
+            .into_iter()
+            .zip(&self.refused)
+            .filter_map(|(program, reason)| Some((program.name(), reason.as_deref()?)))
+    }
+
+    /// Whether a set is attached.
+    pub fn is_attached(&self, set: Set) -> bool {
+        self.attached.iter().any(|(of, _, _)| *of == set)
+    }
+
+    /// The events on which a program hangs.
+    pub fn attached(&self) -> Vec<&'static str> {
+        self.attached.iter().map(|(_, event, _)| *event).collect()
+    }
+
+    /// Detaches a set.
+    pub fn detach(&mut self, set: Set) {
+        self.attached.retain(|(of, _, _)| *of != set);
+    }
+
+    /// Attaches a set, unless it is.
+    ///
+    /// # Errors
+    /// Why it can't be, in words; nothing of it is left attached then.
+    pub fn attach(&mut self, set: Set) -> Result<(), String> {
+        if self.is_attached(set) {
+            return Ok(());
+        }
+        set.hooks()
+            .iter()
+            .try_for_each(|hooking| self.attach_one(set, hooking))
+            .inspect_err(|_| self.detach(set))
+    }
+
+    fn attach_one(&mut self, set: Set, hooking: &Hooking) -> Result<(), String> {
+        let name = hooking.program.name();
+        if let Some(reason) = &self.refused[hooking.program as usize] {
+            return Err(format!("program {name}: {reason}"));
+        }
+        let mut last = None;
+        let mut found = false;
+        for &event in hooking.events {
+            match self.link(name, event) {
+                Ok(link) => {
+                    self.attached.push((set, event, link));
+                    found = true;
+                }
+                Err(reason) if hooking.all => return Err(reason),
+                Err(reason) => last = Some(reason),
+            }
+        }
+        match last {
+            Some(reason) if !found => Err(reason),
+            _ => Ok(()),
+        }
+    }
+
+    fn link(&mut self, name: &str, event: &str) -> Result<Link, String> {
+        let missing = || format!("program {name} is not in the object");
+        match self.ebpf.program_mut(name).ok_or_else(missing)? {
+            AyaProgram::RawTracePoint(program) => raw_link(program, event),
+            AyaProgram::TracePoint(program) => {
+                if self.tracefs.is_none() {
+                    self.tracefs = Some(Tracefs::open().map_err(|error| ErrorChain(&error).to_string())?);
+                }
+                let tracefs = self.tracefs.as_ref().ok_or_else(missing)?;
+                perf_link(program, tracefs, event)
+            }
+            _ => Err(missing()),
+        }
+    }
+
+    /// How often each program ran and was missed.
+    pub fn runs(&self) -> Vec<ProgramRuns> {
+        let runs = |program: Program| {
+            let descriptor = match self.ebpf.program(program.name())? {
+                AyaProgram::RawTracePoint(found) => found.fd().ok()?,
+                AyaProgram::TracePoint(found) => found.fd().ok()?,
+                _ => return None,
+            };
+            let [run_time_ns, runs, missed] = run_counts(descriptor)?;
+            Some(ProgramRuns { program: program.name(), runs, run_time_ns, missed })
+        };
+        Program::ALL.into_iter().filter_map(runs).collect()
+    }
+}
+
+fn raw_link(program: &mut RawTracePoint, event: &str) -> Result<Link, String> {
+    let attached = program.attach(event).and_then(|id| program.take_link(id));
+    attached.map(Link::RawTracepoint).map_err(|error| format!("attach to {event}: {}", reason(&error)))
+}
+
+fn perf_link(program: &TracePoint, tracefs: &Tracefs, event: &str) -> Result<Link, String> {
+    let descriptor = program.fd().map_err(|error| reason(&error))?;
+    let attached = tracefs.attach(descriptor.as_fd(), event);
+    attached.map(Link::PerfEvent).map_err(|error| ErrorChain(&error).to_string())
+}
+
+/// run_time_ns, run_cnt and recursion_misses of bpf_prog_info (include/uapi/linux/bpf.h), which follow each other.
+fn run_counts(program: &ProgramFd) -> Option<[u64; 3]> {
+    const OBJECT_INFO_BY_DESCRIPTOR: libc::c_int = 15;
+    const INFO_WORDS: usize = 28;
+    const FIRST_COUNT: usize = 24;
+    #[repr(C)]
+    struct Request {
+        descriptor: u32,
+        length: u32,
+        info: u64,
+    }
+    let mut info = [0_u64; INFO_WORDS];
+    let request = Request {
+        descriptor: program.as_fd().as_raw_fd().cast_unsigned(),
+        length: (INFO_WORDS * 8) as u32,
+        info: info.as_mut_ptr() as u64,
+    };
+    // SAFETY: the kernel writes at most `length` bytes to `info`, which is alive during the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, OBJECT_INFO_BY_DESCRIPTOR, &raw const request, size_of::<Request>())
+    };
+    (result == 0).then(|| std::array::from_fn(|index| info[FIRST_COUNT + index]))
+}

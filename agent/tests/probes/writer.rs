@@ -1,0 +1,165 @@
+//! A process that writes and syncs as told: this test program itself, started again.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{BufRead as _, BufReader, Write as _},
+    os::{fd::AsRawFd as _, unix::fs::FileExt as _},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+const DIRECTORY: &str = "ETCDMON_TEST_WRITER_DIRECTORY";
+
+/// One order: `times` × (`bytes` written, then a sync) on a file; each word is a field of the line that carries it.
+#[derive(Clone, Copy, Debug)]
+pub struct Order {
+    pub how: &'static str,
+    pub file: &'static str,
+    pub times: u64,
+    pub bytes: u64,
+}
+
+/// A running writer. Ends with its standard input.
+pub struct Writer {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Writer {
+    /// Starts one that works in `directory`.
+    pub fn start(directory: &Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().expect("a running program has a file"))
+            .args(["--exact", "writer::serve", "--nocapture", "--test-threads=1"])
+            .env(DIRECTORY, directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start the writer");
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let mut writer = Self { child, input, output };
+        writer.wait_for("ready");
+        writer
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn wait_for(&mut self, word: &str) {
+        let mut line = String::new();
+        // The test harness of the child talks as well, and may begin the line.
+        while !line.trim_end().ends_with(word) {
+            line.clear();
+            assert_ne!(self.output.read_line(&mut line).expect("read"), 0, "the writer ended early");
+        }
+    }
+
+    /// Has an order carried out and waits for its end.
+    pub fn carry_out(&mut self, order: Order) {
+        let Order { how, file, times, bytes } = order;
+        let input = self.input.as_mut().expect("open until dropped");
+        writeln!(input, "{how} {file} {times} {bytes}").expect("the writer reads");
+        self.wait_for("done");
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.input = None;
+        let _ = self.child.wait();
+    }
+}
+
+/// The child's side. Without the variable it is a test that has nothing to do.
+#[test]
+fn serve() {
+    let Some(directory) = std::env::var_os(DIRECTORY) else { return };
+    std::env::set_current_dir(directory).expect("the directory is there");
+    println!("\nready");
+    for line in std::io::stdin().lines() {
+        let line = line.expect("read");
+        let words: Vec<&str> = line.split(' ').collect();
+        let [how, file, times, bytes] = words[..] else { panic!("order {line:?}") };
+        let number = |word: &str| word.parse::<u64>().expect("a number");
+        carry_out(how, Path::new(file), number(times), number(bytes));
+        println!("\ndone");
+    }
+}
+
+fn carry_out(how: &str, path: &Path, times: u64, bytes: u64) {
+    let data = vec![b'x'; bytes as usize];
+    let open = || OpenOptions::new().append(true).create(true).open(path).expect("open");
+    match how {
+        "write+fdatasync" => {
+            let mut file = open();
+            for _ in 0..times {
+                file.write_all(&data).expect("write");
+                file.sync_data().expect("fdatasync");
+            }
+        }
+        "write+fsync" => {
+            let mut file = open();
+            for _ in 0..times {
+                file.write_all(&data).expect("write");
+                file.sync_all().expect("fsync");
+            }
+        }
+        "write" => {
+            let mut file = open();
+            (0..times).for_each(|_| file.write_all(&data).expect("write"));
+        }
+        "writev" => {
+            let mut file = open();
+            let half = data.len() / 2;
+            for _ in 0..times {
+                let parts = [std::io::IoSlice::new(&data[..half]), std::io::IoSlice::new(&data[half..])];
+                assert_eq!(file.write_vectored(&parts).expect("writev"), data.len());
+            }
+        }
+        "pwrite+fdatasync" => {
+            let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).expect("open");
+            for at in 0..times {
+                file.write_all_at(&data, (at % 8) * bytes).expect("pwrite64");
+                file.sync_data().expect("fdatasync");
+            }
+        }
+        "fsync" => {
+            let file = File::open(path).expect("open");
+            (0..times).for_each(|_| file.sync_all().expect("fsync"));
+        }
+        "range" => {
+            let file = open();
+            for _ in 0..times {
+                // SAFETY: a descriptor of ours and numbers.
+                let result = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, 2) };
+                assert_eq!(result, 0, "sync_file_range");
+            }
+        }
+        "refused" => {
+            for _ in 0..times {
+                // SAFETY: a descriptor that is not open, and one that can't be synced; both are refused.
+                assert_eq!(unsafe { libc::fsync(9_999) } + unsafe { libc::fdatasync(1) }, -2);
+            }
+        }
+        "rename" => std::fs::rename(path, path.with_file_name("0000000000000001-0000000000000001.wal"))
+            .expect("rename"),
+        "threads" => {
+            std::thread::scope(|scope| {
+                for thread in 0..4 {
+                    let data = &data;
+                    scope.spawn(move || {
+                        let file =
+                            File::create(path.with_file_name(format!("{thread}.wal"))).expect("create");
+                        for at in 0..times {
+                            file.write_all_at(data, (at % 64) * bytes).expect("pwrite64");
+                            file.sync_data().expect("fdatasync");
+                        }
+                    });
+                }
+            });
+        }
+        other => panic!("order {other:?}"),
+    }
+}
