@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::download::{self, Scratch};
+use super::rust::deb_version;
 use super::{Outcome, Piece, Purpose, stamp};
 use crate::apt;
 use crate::place::Place;
@@ -20,15 +21,20 @@ const DEBIAN_PACKAGES: [&str; 2] = ["etcd-server", "etcd-client"];
 const GO_VERSIONS: [&str; 3] = ["3.6.16", "3.7.3", "3.5.35"];
 const BENCHMARK_VERSION: &str = "3.7.1";
 
-/// The directory of the etcd that `up` runs: the one on `PATH`, else the preferred of those here, else Debian's.
+/// The directory of the etcd that `up` runs: the one on `PATH`, else the preferred of those here, else Debian's,
+/// whatever its version.
 pub fn for_up(place: &Place) -> Option<PathBuf> {
     if let Some(found) = run::which("etcd")
         && run::which("etcdctl").is_some()
     {
         return found.parent().map(Path::to_owned);
     }
-    let versions = GO_VERSIONS.iter().chain([&DEBIAN_VERSION]);
-    versions.map(|v| directory(place, v)).find(|dir| run::executable(&dir.join("etcd")))
+    let here = |directory: &PathBuf| run::executable(&directory.join("etcd"));
+    if let Some(found) = GO_VERSIONS.iter().map(|version| directory(place, version)).find(here) {
+        return Some(found);
+    }
+    let others = std::fs::read_dir(place.tools.join("etcd")).ok()?;
+    others.filter_map(|entry| entry.ok().map(|e| e.path())).find(here)
 }
 
 fn directory(place: &Place, version: &str) -> PathBuf {
@@ -178,6 +184,34 @@ impl Piece for GoModule {
     }
 }
 
+/// Unpacks the etcd of this Debian release into the directory of its version, which is returned.
+fn from_debian(place: &Place) -> Result<String> {
+    let scratch = Scratch::new(place, "etcd-debian")?;
+    let mut version = String::new();
+    for package in DEBIAN_PACKAGES {
+        let wanted = format!("{package}_{DEBIAN_VERSION}");
+        let deb = match download::in_cache(place, |name| name.starts_with(&wanted) && name.ends_with(".deb"))
+        {
+            Some(deb) => {
+                download::check_listed(&deb)?;
+                deb
+            }
+            None => apt::download(place, package, scratch.path())?,
+        };
+        version =
+            upstream(&download::file_name(&deb), package).context("package without a version")?.to_owned();
+        apt::unpack(&deb, &scratch.join("x"))?;
+    }
+    stamp::write(&scratch.join("x/usr/bin/.stamp"), &version)?;
+    scratch.publish("x/usr/bin", &directory(place, &version))?;
+    Ok(version)
+}
+
+/// The version of etcd in the name of a Debian package file: `etcd-server_3.4.23-4+b4_amd64.deb`.
+pub fn upstream<'a>(file: &'a str, package: &str) -> Option<&'a str> {
+    deb_version(file, package)?.split(['-', '+', '~']).next()
+}
+
 /// etcd 3.4 out of Debian's packages.
 pub struct FromDebian;
 
@@ -195,27 +229,10 @@ impl Piece for FromDebian {
     }
 
     fn fetch(&self, place: &Place) -> Result<Outcome> {
-        let scratch = Scratch::new(place, "etcd-debian")?;
-        for package in DEBIAN_PACKAGES {
-            let wanted = format!("{package}_{DEBIAN_VERSION}");
-            let deb =
-                match download::in_cache(place, |name| name.starts_with(&wanted) && name.ends_with(".deb")) {
-                    Some(deb) => {
-                        download::check_listed(&deb)?;
-                        deb
-                    }
-                    None => apt::download(place, package, scratch.path())?,
-                };
-            if !download::file_name(&deb).starts_with(&wanted) {
-                let reason = format!("this release has {}, not {DEBIAN_VERSION}", download::file_name(&deb));
-                return Ok(Outcome::Skipped(reason));
-            }
-            apt::unpack(&deb, &scratch.join("x"))?;
+        match from_debian(place)? {
+            version if version == DEBIAN_VERSION => Ok(Outcome::Ready),
+            other => Ok(Outcome::Skipped(format!("this release has {other}, not {DEBIAN_VERSION}"))),
         }
-        let programs = scratch.join("x/usr/bin");
-        stamp::write(&programs.join(".stamp"), DEBIAN_VERSION)?;
-        scratch.publish("x/usr/bin", &directory(place, DEBIAN_VERSION))?;
-        Ok(Outcome::Ready)
     }
 
     fn without(&self) -> &'static str {
@@ -244,7 +261,8 @@ impl Piece for ForUp {
             return Ok(Outcome::Ready);
         }
         say::note("no Go here: Debian's etcd stands in");
-        FromDebian.fetch(place)
+        from_debian(place)?;
+        Ok(Outcome::Ready)
     }
 
     fn without(&self) -> &'static str {

@@ -1,4 +1,5 @@
 use super::engine::{default_registry, npmrc_registry};
+use super::etcd::upstream;
 use super::rust::{deb_version, field, minor};
 use super::stamp;
 use std::path::PathBuf;
@@ -39,6 +40,12 @@ fn the_version_of_a_package_file_is_in_its_name() {
     assert_eq!(deb_version("rust-src_1.97.1+dfsg1-1_all.deb", "rust-src"), Some("1.97.1+dfsg1-1"));
     assert_eq!(deb_version("rust-src-extra_1.97.1_all.deb", "rust-src"), None);
     assert_eq!(deb_version("rust-src_1.97.1_all.deb.part", "rust-src"), None);
+}
+
+#[test]
+fn the_version_of_etcd_is_without_what_debian_adds() {
+    assert_eq!(upstream("etcd-server_3.4.23-4+b4_amd64.deb", "etcd-server"), Some("3.4.23"));
+    assert_eq!(upstream("etcd-client_3.5.16-4_amd64.deb", "etcd-server"), None);
 }
 
 #[test]
