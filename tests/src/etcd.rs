@@ -304,7 +304,15 @@ impl Cluster {
     /// # Errors
     /// When it does not answer.
     pub async fn member_id(&self, member: usize) -> Result<u64> {
-        self.client_of(member)?.member_id().await
+        Ok(self.client_of(member)?.ids().await?.1)
+    }
+
+    /// The id of the cluster, as its first member tells it.
+    ///
+    /// # Errors
+    /// When that does not answer.
+    pub async fn id(&self) -> Result<u64> {
+        Ok(self.client_of(0)?.ids().await?.0)
     }
 
     /// Waits until every running member knows a leader.

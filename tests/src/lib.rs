@@ -14,6 +14,7 @@
 //! | [`node`], [`api`] | agents and the aggregator as their users run them |
 //! | [`oracle`], [`metrics`] | `perf stat` and etcd's own counters |
 //! | [`receiver`] | a webhook receiver that can be down, hang or fail |
+//! | [`stand`], [`suite`] | all of it together; what every suite does around its tests |
 //! | [`up`], [`bench`] | what `etcdmon-lab` runs |
 
 pub mod api;
@@ -30,6 +31,7 @@ pub mod place;
 pub mod process;
 pub mod receiver;
 pub mod slow;
+pub mod stand;
 pub mod suite;
 pub mod tools;
 pub mod up;

@@ -66,6 +66,29 @@ impl Metrics {
     }
 }
 
+/// Share of each bucket of a histogram in what came between two scrapes.
+pub fn shares_between(before: &Metrics, after: &Metrics, histogram: &str) -> Vec<f64> {
+    let mut previous = 0.0;
+    let counts: Vec<f64> = after
+        .buckets(histogram)
+        .iter()
+        .zip(before.buckets(histogram))
+        .map(|((_, after), (_, before))| {
+            let cumulative = after - before;
+            let count = cumulative - previous;
+            previous = cumulative;
+            count
+        })
+        .collect();
+    normalised(&counts)
+}
+
+/// Each count as a share of all.
+pub fn normalised(counts: &[f64]) -> Vec<f64> {
+    let sum: f64 = counts.iter().sum();
+    counts.iter().map(|count| count / sum.max(1.0)).collect()
+}
+
 /// Reads a metrics page.
 ///
 /// # Errors

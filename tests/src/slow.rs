@@ -30,6 +30,15 @@ const IMAGE_INODE: INodeNo = INodeNo(2);
 /// Nothing changes behind the kernel's back, so it may keep names and attributes.
 const FOREVER: Duration = Duration::from_secs(86_400);
 
+/// Delay of every flush, and for how long, as parts of a whole: about as many syncs each, in different buckets of etcd,
+/// whether a sync needs one flush or two.
+const SPREAD: [(Duration, f64); 4] = [
+    (Duration::from_micros(2_200), 0.12),
+    (Duration::from_millis(5), 0.16),
+    (Duration::from_millis(10), 0.27),
+    (Duration::from_millis(20), 0.45),
+];
+
 /// What is added to each request; shared with the running filesystem.
 #[derive(Debug, Default)]
 pub struct Delays {
@@ -50,6 +59,15 @@ impl Delays {
     pub fn set_syncs(&self, delays: &[Duration]) {
         *self.first_delayed.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.syncs.lock().unwrap_or_else(PoisonError::into_inner) = delays.to_vec();
+    }
+
+    /// For a time, delays that put at least 5 % of the syncs into each of four or more of etcd's buckets; none after.
+    pub async fn spread(&self, time: Duration) {
+        for (delay, part) in SPREAD {
+            self.set_syncs(&[delay]);
+            tokio::time::sleep(time.mul_f64(part)).await;
+        }
+        self.clear();
     }
 
     /// No delay any more.

@@ -9,7 +9,7 @@ use etcdmon_tests::disk::{Disk, Medium};
 use etcdmon_tests::etcd::Cluster;
 use etcdmon_tests::fault::Stopped;
 use etcdmon_tests::load::{Load, Plan, official_benchmark};
-use etcdmon_tests::metrics::WAL_FSYNC;
+use etcdmon_tests::metrics::{WAL_FSYNC, shares_between};
 use etcdmon_tests::oracle::{SyncCount, SyncSeries};
 use etcdmon_tests::receiver::{Behaviour, Receiver};
 use etcdmon_tests::suite::{run, skip_without_root};
@@ -195,6 +195,25 @@ fn limits_of_cgroups_take_hold() {
             throttled < free / 4 && slowed < free / 2,
             "{free} free, {throttled} throttled, {slowed} slowed"
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn programmed_delays_spread_the_syncs_over_etcds_buckets() {
+    if skip_without_root("loop devices") {
+        return;
+    }
+    run(async |place| {
+        let cluster = Cluster::builder("spread").members(1).slow_disk(0).start(&place).await?;
+        let load = Load::start(&cluster, &Plan { rate: Some(400), ..Plan::default() })?;
+        let before = cluster.metrics(0).await?;
+        cluster.members[0].delays()?.spread(Duration::from_secs(8)).await;
+        load.pause().await?;
+        let shares = shares_between(&before, &cluster.metrics(0).await?, WAL_FSYNC);
+        println!("shares of etcd's buckets: {shares:.3?}");
+        let matter = shares.iter().filter(|share| **share >= 0.05).count();
+        ensure!(matter >= 4, "only {matter} buckets hold 5 %");
         Ok(())
     });
 }

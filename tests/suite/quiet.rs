@@ -1,1 +1,53 @@
-//! .
+//! Quiet: on an idle cluster neither the raft index nor a count of syncs moves because of us.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use etcdmon_tests::etcd::Cluster;
+use etcdmon_tests::load::Plan;
+use etcdmon_tests::oracle::SyncCount;
+use etcdmon_tests::stand::Stand;
+use etcdmon_tests::suite::{by_tier, run, skip_without_root};
+
+/// Raft indexes of all members, committed and applied.
+async fn raft(cluster: &Cluster) -> Result<Vec<(f64, f64)>> {
+    let mut all = Vec::new();
+    for member in 0..cluster.members.len() {
+        let metrics = cluster.metrics(member).await?;
+        let index = |name: &str| metrics.value(&format!("etcd_server_proposals_{name}_total"));
+        all.push((index("committed")?, index("applied")?));
+    }
+    Ok(all)
+}
+
+/// S8, S2: default collectors cost etcd no raft proposal and no sync.
+#[test]
+fn watching_an_idle_cluster_costs_it_no_proposal_and_no_sync() {
+    if skip_without_root("probes and perf") {
+        return;
+    }
+    run(async |place| {
+        let mut stand = Stand::start(&place, Cluster::builder("quiet"), &Plan::default()).await?;
+        stand.rest().await?;
+        stand.settled(&[]).await?;
+        let mut counts = Vec::new();
+        for (index, member) in stand.cluster.members.iter().enumerate() {
+            counts.push(SyncCount::start(member.pid()?, &place.path().join(format!("perf-{index}")))?);
+        }
+        let before =
+            (raft(&stand.cluster).await?, stand.wal_syncs_by_etcd().await?, stand.settled(&[]).await?);
+        tokio::time::sleep(by_tier(Duration::from_secs(45), Duration::from_secs(600))).await;
+        stand.agent.daemon.check_healthy()?;
+        let after =
+            (raft(&stand.cluster).await?, stand.wal_syncs_by_etcd().await?, stand.settled(&[]).await?);
+        ensure!(
+            before == after,
+            "raft indexes, WAL syncs and stored syncs moved from {before:?} to {after:?}"
+        );
+        for count in counts {
+            let syncs = count.stop()?;
+            ensure!(syncs == 0, "perf saw {syncs} syncs of an idle member");
+        }
+        stand.finish()
+    });
+}

@@ -27,6 +27,8 @@ struct PutRequest {
 
 #[derive(Clone, PartialEq, Message)]
 struct ResponseHeader {
+    #[prost(uint64, tag = "1")]
+    cluster_id: u64,
     #[prost(uint64, tag = "2")]
     member_id: u64,
 }
@@ -76,13 +78,14 @@ impl Client {
         self.call("/etcdserverpb.KV/Put", request).await.map(drop)
     }
 
-    /// The id of the member that answers.
+    /// The ids of the cluster and of the member that answers.
     ///
     /// # Errors
     /// What etcd answers, or that nobody does.
-    pub async fn member_id(&mut self) -> Result<u64> {
+    pub async fn ids(&mut self) -> Result<(u64, u64)> {
         let response = self.call("/etcdserverpb.Maintenance/Status", StatusRequest {}).await?;
-        Ok(response.header.context("a status without a header")?.member_id)
+        let header = response.header.context("a status without a header")?;
+        Ok((header.cluster_id, header.member_id))
     }
 
     /// Hands the leadership to a member. Only the leader takes this call.
