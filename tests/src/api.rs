@@ -54,6 +54,8 @@ pub struct Blind {
 pub struct LedgerRow {
     /// `sync` are the histograms that count every sync.
     pub stream: String,
+    /// What the agent says it made.
+    pub produced: u64,
     /// Dropped by reason.
     pub dropped: BTreeMap<String, u64>,
     /// Stretches without sight.
@@ -213,6 +215,11 @@ pub fn losses(rows: &[LedgerRow]) -> (u64, Vec<Blind>) {
     let syncs = rows.iter().filter(|row| row.stream == "sync");
     let dropped = syncs.clone().flat_map(|row| row.dropped.values()).sum();
     (dropped, syncs.flat_map(|row| row.blind.clone()).collect())
+}
+
+/// Syncs that the agents' probes saw.
+pub fn seen(rows: &[LedgerRow]) -> u64 {
+    rows.iter().filter(|row| row.stream == "sync").map(|row| row.produced).sum()
 }
 
 /// A time as the API takes it.

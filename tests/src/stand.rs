@@ -50,6 +50,16 @@ impl Stand {
     /// # Errors
     /// When a part does not start, or no sync becomes visible.
     pub async fn start(place: &Arc<Place>, cluster: Builder, plan: &Plan) -> Result<Self> {
+        let stand = Self::begin(place, cluster, plan).await?;
+        stand.wait_visible().await?;
+        Ok(stand)
+    }
+
+    /// Starts all of it, and waits only until the aggregator knows the cluster.
+    ///
+    /// # Errors
+    /// When a part does not start.
+    pub async fn begin(place: &Arc<Place>, cluster: Builder, plan: &Plan) -> Result<Self> {
         let since = SystemTime::now();
         let receiver = Receiver::start().await?;
         let mut aggregator = Aggregator::prepare(place, "aggregator", &[receiver.url()])?;
@@ -61,9 +71,7 @@ impl Stand {
         let load = Load::start(&cluster, plan)?;
         let api = aggregator.client()?;
         let id = api.wait_cluster(cluster.id().await?, VISIBLE_LIMIT).await?;
-        let stand = Self { load, agent, aggregator, receiver, cluster, api, id, since, place: place.clone() };
-        stand.wait_visible().await?;
-        Ok(stand)
+        Ok(Self { load, agent, aggregator, receiver, cluster, api, id, since, place: place.clone() })
     }
 
     /// Waits until every running member has stored WAL syncs.

@@ -1,2 +1,70 @@
-//! .
-fn main() {}
+//! `etcdmon-lab`: the product on a real cluster to look at or as a proof, and what the agent costs.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use etcdmon_tests::{bench, up};
+
+#[derive(Parser)]
+#[command(name = "etcdmon-lab", about = "Real etcd clusters, faults and oracles for etcd-monitor")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Starts a 3-member etcd with a small load, an agent and an aggregator, until Ctrl-C
+    Up {
+        /// Prove that syncs are stored and that a slow disk pages, then end
+        #[arg(long)]
+        check: bool,
+        /// Watch this cluster instead of starting one; no load is put on it
+        #[arg(long, value_delimiter = ',', value_name = "URL")]
+        endpoints: Vec<String>,
+        /// No load on the cluster that is started
+        #[arg(long)]
+        no_load: bool,
+    },
+    /// Measures; the last line is one JSON object
+    Bench {
+        #[command(subcommand)]
+        bench: Bench,
+    },
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// What the agent costs etcd and the host
+    Overhead {
+        /// Slots of one second, about half of them with probes
+        #[arg(long, default_value_t = 300)]
+        slots: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        match cli.command {
+            Command::Up { check, endpoints, no_load } => {
+                up::up(&up::Options { check, endpoints, no_load }).await
+            }
+            Command::Bench { bench: Bench::Overhead { slots } } => bench::overhead(slots).await,
+        }
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
