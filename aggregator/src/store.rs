@@ -1,5 +1,23 @@
 //! Telemetry in ClickHouse: the way there, the schema, and the writer that stores every batch exactly once.
+//!
+//! A batch travels [`decode`] → [`Store::write`] (queue, memory budget) → group → one insert for each table and day →
+//! stored. Its identity is (agent, epoch, sequence), that of a row adds its position in the batch; both are columns of
+//! every table. Wherever the outcome of an insert is not known, the table itself is asked, never a window of time.
 
+pub mod block;
 mod client;
+mod counters;
+pub mod decode;
+mod flush;
+pub mod migrate;
+mod presence;
+mod settle;
+pub mod table;
+mod unit;
+mod writer;
 
 pub use client::{Client, ClientError, Endpoint, External};
+pub use counters::Counters;
+pub use decode::{BatchId, ClusterNames, DecodeError, Decoded};
+pub use table::Table;
+pub use writer::{Stopping, Store};

@@ -125,7 +125,9 @@ fn end_with_parent() -> Result<(), ChildError> {
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
         return Err(ChildError::Io(io::Error::last_os_error()));
     }
-    let Some(parent) = env::var(PARENT_VARIABLE).ok().and_then(|pid| pid.parse::<i32>().ok()) else { return Ok(()) };
+    let Some(parent) = env::var(PARENT_VARIABLE).ok().and_then(|pid| pid.parse::<i32>().ok()) else {
+        return Ok(());
+    };
     // SAFETY: getppid has no preconditions.
     if unsafe { libc::getppid() } == parent { Ok(()) } else { Err(ChildError::Orphan) }
 }

@@ -75,7 +75,8 @@ struct Symbols {
     result_rows_read: unsafe extern "C" fn(RawResult) -> u64,
     result_rows_written: unsafe extern "C" fn(RawResult) -> u64,
     result_error: unsafe extern "C" fn(RawResult) -> *const c_char,
-    stream_insert_n: unsafe extern "C" fn(RawConnection, *const c_char, usize, *const c_char, usize) -> RawInsert,
+    stream_insert_n:
+        unsafe extern "C" fn(RawConnection, *const c_char, usize, *const c_char, usize) -> RawInsert,
     stream_insert_error: unsafe extern "C" fn(RawInsert) -> *const c_char,
     stream_append: unsafe extern "C" fn(RawInsert, *const c_void, usize) -> c_int,
     stream_done: unsafe extern "C" fn(RawInsert) -> RawResult,
@@ -139,7 +140,8 @@ impl Library {
         for argument in arguments {
             owned.push(CString::new(argument.as_str())?);
         }
-        let mut pointers: Vec<*mut c_char> = owned.iter().map(|argument| argument.as_ptr().cast_mut()).collect();
+        let mut pointers: Vec<*mut c_char> =
+            owned.iter().map(|argument| argument.as_ptr().cast_mut()).collect();
         let count = c_int::try_from(pointers.len()).expect("a handful of arguments");
         // SAFETY: `pointers` holds `count` NUL-terminated strings that live until the call returns.
         let handle = unsafe { (self.symbols.connect)(count, pointers.as_mut_ptr()) };
@@ -189,7 +191,12 @@ impl Connection {
     ///
     /// # Errors
     /// With the engine's own text.
-    pub fn query(&mut self, sql: &str, format: &str, parameters: &[(String, String)]) -> Result<Answer, FfiError> {
+    pub fn query(
+        &mut self,
+        sql: &str,
+        format: &str,
+        parameters: &[(String, String)],
+    ) -> Result<Answer, FfiError> {
         let names: Vec<*const c_char> = parameters.iter().map(|(name, _)| name.as_ptr().cast()).collect();
         let name_lengths: Vec<usize> = parameters.iter().map(|(name, _)| name.len()).collect();
         let values: Vec<*const c_char> = parameters.iter().map(|(_, value)| value.as_ptr().cast()).collect();
@@ -338,7 +345,9 @@ impl AsRef<[u8]> for Answer {
             return &[];
         }
         // SAFETY: the buffer has that many bytes and lives as long as the handle, which `self` owns.
-        unsafe { std::slice::from_raw_parts(buffer.cast(), (self.library.symbols.result_length)(self.handle)) }
+        unsafe {
+            std::slice::from_raw_parts(buffer.cast(), (self.library.symbols.result_length)(self.handle))
+        }
     }
 }
 

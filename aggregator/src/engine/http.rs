@@ -17,10 +17,9 @@
 //! Whatever a client does costs at most its own request: headers, SQL, frames and idle time are bounded, and an insert
 //! whose body does not end well is cancelled.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,11 +33,14 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::abandon::ABANDON_HEADER;
+use self::abandon::Inserts;
 use self::error::{HttpError, respond_error};
 use self::request::{Parameters, Plan};
 use super::ffi::{Answer, Connection, FfiError};
 use super::pool::{Keep, Pool, PoolError};
 
+mod abandon;
 mod error;
 mod frames;
 mod insert;
@@ -59,47 +61,17 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long statements in flight may take once a stop was asked for.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Header by which a client gives a statement up, whether or not it has begun: its query id.
-pub const ABANDON_HEADER: &str = "x-etcdmon-abandon";
-
-/// Given-up statements that are remembered.
-const MAX_ABANDONED: usize = 4_096;
-
 /// The endpoint's state: the engine and the key its clients must show.
 pub struct Endpoint {
     pool: Arc<Pool>,
     key: String,
-    abandoned: Abandoned,
+    inserts: Arc<Inserts>,
 }
 
 impl Endpoint {
     /// An endpoint for the engine behind `pool`, whose clients must show `key`.
     pub fn new(pool: Arc<Pool>, key: String) -> Self {
-        Self { pool, key, abandoned: Abandoned::default() }
-    }
-}
-
-/// Query ids that must not begin any more.
-///
-/// A client whose insert timed out looks at `system.processes` and kills it there. An insert that waits here for a
-/// connection, perhaps with its whole body already in our socket, would be seen by nobody and begin later. So the
-/// client names it in [`ABANDON_HEADER`]: once that request was answered, the insert either is in `system.processes`
-/// or never begins.
-#[derive(Default)]
-struct Abandoned(RwLock<VecDeque<String>>);
-
-impl Abandoned {
-    fn add(&self, query_id: &str) {
-        let mut abandoned = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        abandoned.truncate(MAX_ABANDONED - 1);
-        abandoned.push_front(query_id.to_owned());
-    }
-
-    /// Begins a statement unless it was given up. Giving up waits meanwhile.
-    fn begin<T>(&self, query_id: Option<&str>, begin: impl FnOnce() -> T) -> Option<T> {
-        let abandoned = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let given_up = query_id.is_some_and(|id| abandoned.iter().any(|other| other == id));
-        (!given_up).then(begin)
+        Self { pool, key, inserts: Arc::default() }
     }
 }
 
@@ -161,7 +133,10 @@ async fn answer(endpoint: &Arc<Endpoint>, request: Request<Incoming>) -> Respons
     }
 }
 
-async fn run(endpoint: &Arc<Endpoint>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HttpError> {
+async fn run(
+    endpoint: &Arc<Endpoint>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, HttpError> {
     let (head, body) = request.into_parts();
     if head.uri.path() != "/" {
         return Err(HttpError::NotFound);
@@ -175,7 +150,7 @@ async fn run(endpoint: &Arc<Endpoint>, request: Request<Incoming>) -> Result<Res
     if let Some(query_id) = head.headers.get(ABANDON_HEADER).and_then(|value| value.to_str().ok()) {
         let (endpoint, query_id) = (endpoint.clone(), query_id.to_owned());
         // On a thread of its own: it waits for statements that are about to begin.
-        let added = tokio::task::spawn_blocking(move || endpoint.abandoned.add(&query_id)).await;
+        let added = tokio::task::spawn_blocking(move || endpoint.inserts.abandon(&query_id)).await;
         added.map_err(|error| HttpError::Pool(PoolError::Thread(error)))?;
     }
     if let Some(plan) = Plan::insert(&parameters) {
@@ -222,7 +197,8 @@ fn same(shown: &[u8], key: &[u8]) -> bool {
 }
 
 async fn read_statement(body: Incoming) -> Result<Bytes, HttpError> {
-    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_STATEMENT_BYTES).collect()).await;
+    let collected =
+        tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_STATEMENT_BYTES).collect()).await;
     match collected.map_err(|_| HttpError::Slow)? {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(HttpError::TooLarge),
@@ -247,7 +223,12 @@ fn keep(_connection: &Connection, parameters: &Parameters, succeeded: bool) -> K
     if succeeded && parameters.settings.is_empty() { Keep::Yes } else { Keep::No }
 }
 
-fn respond(body: impl Into<Bytes>, query_id: Option<String>, rows_read: u64, rows_written: u64) -> Response<Full<Bytes>> {
+fn respond(
+    body: impl Into<Bytes>,
+    query_id: Option<String>,
+    rows_read: u64,
+    rows_written: u64,
+) -> Response<Full<Bytes>> {
     let summary = format!(r#"{{"read_rows":"{rows_read}","written_rows":"{rows_written}"}}"#);
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = StatusCode::OK;

@@ -84,7 +84,8 @@ impl Supervisor {
         let (stop, stopped) = channel();
         let (facts_in, facts) = watch::channel(Facts::default());
         let (endpoint_in, endpoint) = watch::channel(None);
-        let keeper = Keeper { options, stopped, facts: facts_in, endpoint: endpoint_in, port: 0, generation: 0 };
+        let keeper =
+            Keeper { options, stopped, facts: facts_in, endpoint: endpoint_in, port: 0, generation: 0 };
         let thread = std::thread::Builder::new().name("engine-keeper".to_owned()).spawn(|| keeper.run())?;
         Ok(Self { stop, thread: Mutex::new(Some(thread)), facts, endpoint })
     }
@@ -241,7 +242,11 @@ impl Keeper {
         let _ = child.kill();
         let status = child.wait().map_or_else(|error| error.to_string(), |status| describe(status));
         let last_words = stderr.last_words();
-        let reason = if last_words.is_empty() { format!("{what}: {status}") } else { format!("{what}: {status}: {last_words}") };
+        let reason = if last_words.is_empty() {
+            format!("{what}: {status}")
+        } else {
+            format!("{what}: {status}: {last_words}")
+        };
         self.fail(reason, true);
         self.stop_asked()
     }

@@ -26,6 +26,9 @@ pub enum HttpError {
     /// The body ended before its end.
     #[error("Code: 210. DB::Exception: Request body was cut off")]
     Truncated,
+    /// The client gave the insert up.
+    #[error("Code: 394. DB::Exception: Insert was given up")]
+    Abandoned,
     /// A part of the request that does not parse.
     #[error("Code: 36. DB::Exception: {0}")]
     Malformed(&'static str),
@@ -47,7 +50,9 @@ impl HttpError {
             Self::Key => StatusCode::FORBIDDEN,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
-            Self::Truncated | Self::Malformed(_) | Self::Frame(_) => StatusCode::BAD_REQUEST,
+            Self::Truncated | Self::Abandoned | Self::Malformed(_) | Self::Frame(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Pool(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Engine(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -57,10 +62,15 @@ impl HttpError {
 /// The response that tells a client, in the words and headers of ClickHouse.
 pub fn respond_error(error: &HttpError) -> Response<Full<Bytes>> {
     let mut text = error.to_string();
-    let code = text.strip_prefix("Code: ").and_then(|rest| rest.split('.').next()).and_then(|code| code.parse().ok());
+    let code = text
+        .strip_prefix("Code: ")
+        .and_then(|rest| rest.split('.').next())
+        .and_then(|code| code.parse().ok());
     text.push('\n');
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = error.status();
-    response.headers_mut().insert("x-clickhouse-exception-code", hyper::header::HeaderValue::from(code.unwrap_or(1002u32)));
+    response
+        .headers_mut()
+        .insert("x-clickhouse-exception-code", hyper::header::HeaderValue::from(code.unwrap_or(1002u32)));
     response
 }

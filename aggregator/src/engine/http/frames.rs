@@ -53,7 +53,8 @@ impl Frames {
         let Some(mut header) = self.pending.get(CHECKSUM_BYTES..CHECKSUM_BYTES + HEADER_BYTES) else {
             return Ok(None);
         };
-        let (method, packed, raw) = (header.get_u8(), header.get_u32_le() as usize, header.get_u32_le() as usize);
+        let (method, packed, raw) =
+            (header.get_u8(), header.get_u32_le() as usize, header.get_u32_le() as usize);
         if method != LZ4 && method != PLAIN {
             return Err(FrameError::Method(method));
         }

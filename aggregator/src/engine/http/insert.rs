@@ -33,18 +33,24 @@ pub async fn run(
     let query_id = parameters.query_id.clone();
     let decompress = parameters.decompress;
     let (pieces, received) = mpsc::channel(PIECES);
-    let shared = endpoint.clone();
+    let (shared, announced) = (endpoint.clone(), endpoint.inserts.announce(query_id.as_deref()));
+    let abandoned = announced.token();
     let work = move |connection: &mut Connection| {
         let result = prepare(connection, &parameters).and_then(|()| {
-            let id = parameters.query_id.as_deref();
-            let stream = shared.abandoned.begin(id, || connection.insert(&plan.sql, &plan.format));
+            let stream = shared.inserts.begin(&announced, || connection.insert(&plan.sql, &plan.format));
             stream.map_or(Ok(None), |stream| feed(stream?, received))
         });
         let keep = keep(connection, &parameters, matches!(result, Ok(Some(_))));
         (result, keep)
     };
     // Both at once: when the engine refuses early, the channel closes and the reader stops.
-    let (read, stored) = tokio::join!(read(body, decompress, pieces), endpoint.pool.run(work));
+    let read = async {
+        tokio::select! {
+            () = abandoned.cancelled() => Err(HttpError::Abandoned),
+            result = read(body, decompress, pieces) => result,
+        }
+    };
+    let (read, stored) = tokio::join!(read, endpoint.pool.run(work));
     match stored?.map_err(HttpError::Engine)? {
         Some(answer) => Ok(respond_written(&answer, query_id)),
         None => Err(read.err().unwrap_or(HttpError::Truncated)),
@@ -52,7 +58,10 @@ pub async fn run(
 }
 
 /// Feeds the engine; `None` when the body broke off and the insert was cancelled.
-fn feed(mut stream: InsertStream<'_>, mut received: mpsc::Receiver<Piece>) -> Result<Option<Answer>, FfiError> {
+fn feed(
+    mut stream: InsertStream<'_>,
+    mut received: mpsc::Receiver<Piece>,
+) -> Result<Option<Answer>, FfiError> {
     loop {
         match received.blocking_recv() {
             Some(Piece::Rows(rows)) => stream.append(&rows)?,

@@ -105,7 +105,8 @@ impl Plan {
         }
         let (rest, format) = sql.rsplit_once(|c: char| c.is_ascii_whitespace())?;
         let (sql, keyword) = rest.trim_end().rsplit_once(|c: char| c.is_ascii_whitespace())?;
-        let named = !format.is_empty() && format.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        let named =
+            !format.is_empty() && format.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if !named || !keyword.eq_ignore_ascii_case("FORMAT") {
             return None;
         }
@@ -128,7 +129,9 @@ fn skip_comments(mut sql: &str) -> &str {
 }
 
 fn is_setting(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 100 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    !name.is_empty()
+        && name.len() <= 100
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 /// An id goes into a comment, so it must not end one.
@@ -187,7 +190,10 @@ fn part_name(head: &str) -> Option<&str> {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("content-disposition").then_some(value)
     })?;
-    disposition.split(';').find_map(|field| field.trim().strip_prefix("name=")).map(|name| name.trim_matches('"'))
+    disposition
+        .split(';')
+        .find_map(|field| field.trim().strip_prefix("name="))
+        .map(|name| name.trim_matches('"'))
 }
 
 #[cfg(test)]

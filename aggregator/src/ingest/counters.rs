@@ -1,0 +1,42 @@
+//! What ingest counts.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters since the process began, and one gauge. Read with [`AtomicU64::load`] for `/metrics`.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Batches that arrived whole.
+    pub batches: AtomicU64,
+    /// Rows in batches that decoded.
+    pub rows: AtomicU64,
+    /// Batches acknowledged: all their rows are durable.
+    pub acknowledged: AtomicU64,
+    /// Batches refused for good.
+    pub refused: AtomicU64,
+    /// Rows of kinds that this program does not know.
+    pub unknown_rows: AtomicU64,
+    /// Batches that their agents may have sent before.
+    pub resends: AtomicU64,
+    /// Bytes of batches.
+    pub bytes: AtomicU64,
+    /// Live messages.
+    pub live: AtomicU64,
+    /// Live messages dropped because the cluster model was behind.
+    pub live_dropped: AtomicU64,
+    /// Streams refused at their first message.
+    pub handshakes_refused: AtomicU64,
+    /// Connections closed because they did not begin as they must.
+    pub garbage: AtomicU64,
+    /// Gauge: streams open.
+    pub streams: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn add(counter: &AtomicU64, value: u64) {
+        counter.fetch_add(value, Ordering::Relaxed);
+    }
+
+    pub(super) fn subtract(gauge: &AtomicU64, value: u64) {
+        gauge.fetch_sub(value, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,92 @@
+//! One agent's live stream.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use etcdmon_proto::{PROTOCOL, v1};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tonic::{Status, Streaming};
+
+use super::admission::{HelloFacts, admit};
+use super::{Counters, LiveFact, Shared};
+
+type Replies = mpsc::Sender<Result<v1::LiveReply, Status>>;
+
+/// Talks with one agent until either side ends.
+pub async fn converse(
+    shared: Arc<Shared>,
+    mut stream: Streaming<v1::LiveRequest>,
+    replies: Replies,
+    _permit: OwnedSemaphorePermit,
+) {
+    let hello = match admit(&mut stream, &shared.stop).await {
+        Ok(hello) => Arc::new(hello),
+        Err(status) => {
+            Counters::add(&shared.counters.handshakes_refused, 1);
+            tracing::warn!(reason = status.message(), "live stream refused");
+            // An agent that is gone needs no reason.
+            let _ = replies.send(Err(status)).await;
+            return;
+        }
+    };
+    Counters::add(&shared.counters.streams, 1);
+    tracing::info!(agent = %hello.agent, node = hello.node, version = hello.version, "live stream opened");
+    let end = exchange(&shared, &hello, &mut stream, &replies).await;
+    Counters::subtract(&shared.counters.streams, 1);
+    tracing::info!(agent = %hello.agent, reason = end.message(), "live stream ended");
+    let _ = replies.send(Err(end)).await;
+}
+
+async fn exchange(
+    shared: &Shared,
+    hello: &Arc<HelloFacts>,
+    stream: &mut Streaming<v1::LiveRequest>,
+    replies: &Replies,
+) -> Status {
+    let interval = u32::try_from(shared.options.batch_interval.as_millis()).unwrap_or(u32::MAX);
+    let welcome = v1::Welcome {
+        protocol: PROTOCOL,
+        aggregator_version: env!("CARGO_PKG_VERSION").to_owned(),
+        batch_interval_ms: interval,
+        window_batches: shared.options.window_batches,
+    };
+    let mut message = v1::live_reply::Message::Welcome(welcome);
+    loop {
+        if replies.send(Ok(v1::LiveReply { message: Some(message) })).await.is_err() {
+            return Status::cancelled("agent went away");
+        }
+        let received = tokio::select! {
+            () = shared.stop.cancelled() => return Status::unavailable("aggregator is stopping"),
+            received = stream.message() => received,
+        };
+        let live = match received.map(|received| received.and_then(|received| received.message)) {
+            Ok(Some(v1::live_request::Message::Live(live))) => live,
+            Ok(Some(v1::live_request::Message::Hello(_))) => return Status::invalid_argument("second hello"),
+            Ok(None) => return Status::ok("agent is done"),
+            Err(status) => return status,
+        };
+        message = v1::live_reply::Message::Pong(accept(shared, hello, live));
+    }
+}
+
+/// Hands the message on and gives the answer to it.
+fn accept(shared: &Shared, hello: &Arc<HelloFacts>, live: v1::Live) -> v1::Pong {
+    let (received, received_at) = (Instant::now(), Utc::now());
+    Counters::add(&shared.counters.live, 1);
+    let (number, agent_sent_mono_ns) = (live.number, live.sent_mono_ns);
+    let fact = LiveFact { agent: hello.agent, hello: hello.clone(), live, received_at, received };
+    if shared.live.try_send(fact).is_err() {
+        Counters::add(&shared.counters.live_dropped, 1);
+    }
+    v1::Pong {
+        number,
+        agent_sent_mono_ns,
+        received_wall_ns: nanoseconds(received_at),
+        sent_wall_ns: nanoseconds(Utc::now()),
+    }
+}
+
+fn nanoseconds(time: DateTime<Utc>) -> i64 {
+    time.timestamp_nanos_opt().unwrap_or(i64::MAX)
+}

@@ -1,0 +1,71 @@
+//! Syncs: histograms a second, and rows of their own.
+
+use etcdmon_proto::convert::undelta_i64;
+use etcdmon_proto::v1;
+
+use super::common::{Checker, CommonColumns, Rows, class_name};
+use super::{DecodeError, message, time};
+use crate::store::block::{Column, Dictionary};
+use crate::store::table::Table;
+
+/// Rows of `sync_histograms`.
+pub fn histograms(rows: &mut Rows, section: &v1::Section) -> Result<(), DecodeError> {
+    const SECTION: &str = "sync_histogram";
+    let check = Checker::new(SECTION, section);
+    let columns: v1::SyncHistograms = message(SECTION, &section.payload)?;
+    let mut common = CommonColumns::default();
+    let at = time::counted(check, "second_delta", &columns.second_delta, time::SECOND_NS)?;
+    for (member, at) in check.column("member", &columns.member)?.iter().zip(at) {
+        common.push(rows.members.at(SECTION, *member)?, at);
+    }
+    let (buckets, counts) =
+        check.histograms(&columns.bucket_len, &columns.bucket_delta, &columns.bucket_count)?;
+    let hook = |hook| v1::Hook::try_from(hook).map_or("unknown", v1::Hook::name);
+    let rest = vec![
+        Column::Text(check.names("file_class", &columns.file_class, class_name)?),
+        Column::Text(check.names("hook", &columns.hook, hook)?),
+        Column::Histogram(buckets),
+        Column::U64(counts),
+        Column::U64(check.column("sum_ns", &columns.sum_ns)?.to_vec()),
+        Column::U64(check.column("errors", &columns.errors)?.to_vec()),
+        Column::U64(check.column("run_delay_ns", &columns.run_delay_ns)?.to_vec()),
+    ];
+    rows.add(Table::SyncHistograms, common, rest);
+    Ok(())
+}
+
+/// Rows of `syncs`.
+pub fn syncs(rows: &mut Rows, section: &v1::Section) -> Result<(), DecodeError> {
+    const SECTION: &str = "sync";
+    let check = Checker::new(SECTION, section);
+    let columns: v1::Syncs = message(SECTION, &section.payload)?;
+    let start = undelta_i64(check.column("start_mono_ns_delta", &columns.start_mono_ns_delta)?);
+    let at = rows.timeline.walls(SECTION, "start_mono_ns_delta", &start)?;
+    let (mut common, mut pid) = (CommonColumns::default(), Vec::with_capacity(check.rows));
+    for (member, at) in check.column("member", &columns.member)?.iter().zip(at) {
+        let member = rows.members.at(SECTION, *member)?;
+        common.push(member, at);
+        pid.push(member.pid);
+    }
+    let reason = |reason| v1::SyncReason::try_from(reason).map_or("unknown", v1::SyncReason::name);
+    let class: Dictionary = check.names("file_class", &columns.file_class, class_name)?;
+    let rest = vec![
+        Column::Text(class),
+        Column::Uuid(vec![rows.boot; check.rows]),
+        // `walls` refused negative ones.
+        Column::U64(start.iter().map(|start| start.unsigned_abs()).collect()),
+        Column::U64(check.column("latency_ns", &columns.latency_ns)?.to_vec()),
+        Column::U32(pid),
+        Column::U32(check.column("thread_id", &columns.thread_id)?.to_vec()),
+        Column::U64(check.column("run_delay_ns", &columns.run_delay_ns)?.to_vec()),
+        Column::U64(check.column("written_bytes", &columns.written_bytes)?.to_vec()),
+        Column::U64(check.column("inode", &columns.inode)?.to_vec()),
+        Column::U32(check.column("device", &columns.device)?.to_vec()),
+        Column::I32(check.column("result", &columns.result)?.to_vec()),
+        Column::Text(check.names("reason", &columns.reason, reason)?),
+        Column::U32(vec![columns.sample_every; check.rows]),
+        Column::U64(vec![columns.slow_ns; check.rows]),
+    ];
+    rows.add(Table::Syncs, common, rest);
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! Stores a group of batches: one insert for each table and day, repeated until all its rows are there.
+//!
+//! An insert whose outcome is not known makes its batches *uncertain*, as is a batch that may have been sent before.
+//! For these the earlier attempt is ended first, then the table is asked what it has, and only the rest is inserted;
+//! afterwards the table is asked again, so that nothing but the table's own answer counts. Tokens against duplicate
+//! inserts go along as a second belt and are not relied on.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use etcdmon_service::backoff::Backoff;
+use etcdmon_service::logging::ErrorChain;
+use futures::stream::{self, StreamExt};
+use tokio::time::Instant;
+
+use super::block::Block;
+use super::client::{Client, ClientError};
+use super::counters::Counters;
+use super::decode::day_of;
+use super::migrate::{MigrateError, migrate};
+use super::settle;
+use super::table::Table;
+use super::unit::Unit;
+use super::writer::Waiting;
+
+/// Inserts that run side by side.
+const PARALLEL: usize = 3;
+
+/// How long a question may take.
+pub const ASK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Pauses between attempts.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// One try that did not work out; there will be another.
+#[derive(Debug, thiserror::Error)]
+pub enum AttemptError {
+    /// The embedded engine is not running.
+    #[error("telemetry store is not available")]
+    Unavailable(#[from] ClientError),
+    /// The schema could not be brought up to date.
+    #[error("schema is not ready")]
+    Schema(#[from] MigrateError),
+    /// ClickHouse refused or lost a statement.
+    #[error("{what} failed")]
+    Statement {
+        /// What was tried.
+        what: &'static str,
+        /// What ClickHouse or the connection said.
+        #[source]
+        source: clickhouse::error::Error,
+    },
+    /// An insert ended well and yet its rows are not there.
+    #[error("table {table} does not have all rows after the insert")]
+    Missing {
+        /// The table.
+        table: &'static str,
+    },
+}
+
+/// Stores groups, one after the other.
+pub struct Flusher {
+    client: Client,
+    /// Names this process in query ids.
+    instance: String,
+    attempts: u64,
+    migrated: bool,
+}
+
+impl Flusher {
+    /// Writes through `client`.
+    pub fn new(client: Client) -> Self {
+        let instance = format!("{}{}-", settle::PREFIX, uuid::Uuid::new_v4().simple());
+        Self { client, instance, attempts: 0, migrated: false }
+    }
+
+    /// Stores all of the group, however long it takes, and tells each batch.
+    pub async fn store(&mut self, mut group: Vec<Waiting>, counters: &Counters) {
+        let began = Instant::now();
+        // Only resent batches can be in an insert of another process.
+        let mut foreign = group.iter().any(|waiting| waiting.uncertain);
+        let sorted = tokio::task::spawn_blocking(move || {
+            let units = split(&mut group);
+            (group, units)
+        });
+        let (group, mut units) = match sorted.await {
+            Ok(sorted) => sorted,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
+        let (mut pauses, mut failures) = (Backoff::new(PAUSES.0, PAUSES.1), 0u64);
+        while let Err(error) = self.attempt(&mut units, &mut foreign, counters).await {
+            failures += 1;
+            // The first failure, then fewer and fewer: a long outage is one story.
+            if failures.is_power_of_two() {
+                let batches = group.len();
+                tracing::warn!(error = %ErrorChain(&error), failures, batches, "store batches failed, will try again");
+            }
+            tokio::time::sleep(pauses.pause()).await;
+        }
+        if failures > 0 {
+            tracing::info!(failures, batches = group.len(), duration = ?began.elapsed(), "batches stored after failures");
+        }
+        Counters::add(&counters.flushes, 1);
+        counters
+            .flush_ns
+            .fetch_add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        group.into_iter().for_each(Waiting::stored);
+    }
+
+    /// One try at every unit that is left; units that are stored leave the list. `foreign` is cleared once inserts of
+    /// other processes are known to be over.
+    async fn attempt(
+        &mut self,
+        units: &mut Vec<Unit>,
+        foreign: &mut bool,
+        counters: &Counters,
+    ) -> Result<(), AttemptError> {
+        let result = self.attempt_units(units, foreign, counters).await;
+        if result.is_err() {
+            // Whatever it was: a database that was dropped meanwhile comes back this way.
+            self.migrated = false;
+        }
+        result
+    }
+
+    async fn attempt_units(
+        &mut self,
+        units: &mut Vec<Unit>,
+        foreign: &mut bool,
+        counters: &Counters,
+    ) -> Result<(), AttemptError> {
+        self.prepare().await?;
+        if *foreign {
+            let client = self.client.connect()?;
+            within("wait for other inserts", settle::await_foreign(&client, &self.instance)).await?;
+            *foreign = false;
+        }
+        let mut named = Vec::with_capacity(units.len());
+        for unit in units.drain(..) {
+            self.attempts += 1;
+            named.push((unit, format!("{}{}", self.instance, self.attempts)));
+        }
+        let client = &self.client;
+        let results: Vec<_> = stream::iter(named)
+            .map(|(mut unit, query_id)| async move {
+                let result = unit.store(client, query_id, counters).await;
+                (unit, result)
+            })
+            .buffer_unordered(PARALLEL)
+            .collect()
+            .await;
+        let mut outcome = Ok(());
+        for (unit, result) in results {
+            if result.is_err() {
+                units.push(unit);
+                outcome = result;
+            }
+        }
+        outcome
+    }
+
+    /// Brings the schema up to date, once after start and after every failure.
+    pub async fn prepare(&mut self) -> Result<(), AttemptError> {
+        if !self.migrated {
+            tokio::time::timeout(ASK_TIMEOUT, migrate(&self.client)).await.map_err(|_| {
+                AttemptError::Statement { what: "migrate", source: clickhouse::error::Error::TimedOut }
+            })??;
+            self.migrated = true;
+        }
+        Ok(())
+    }
+}
+
+pub async fn within<T>(
+    what: &'static str,
+    work: impl Future<Output = clickhouse::error::Result<T>>,
+) -> Result<T, AttemptError> {
+    let result = tokio::time::timeout(ASK_TIMEOUT, work).await;
+    result
+        .unwrap_or(Err(clickhouse::error::Error::TimedOut))
+        .map_err(|source| AttemptError::Statement { what, source })
+}
+
+/// Sorts the group's rows by table and day, and takes them out of the batches.
+fn split(group: &mut [Waiting]) -> Vec<Unit> {
+    let mut units: BTreeMap<(Table, i64, bool), Unit> = BTreeMap::new();
+    for waiting in group {
+        for block in std::mem::take(&mut waiting.batch.blocks) {
+            for (day, part) in by_day(block) {
+                // Uncertain batches have units of their own: the others need no questions.
+                let key = (part.table, day, waiting.uncertain);
+                let batch = (waiting.batch.id, part.rows());
+                match units.entry(key) {
+                    Entry::Vacant(vacant) => {
+                        vacant.insert(Unit::new(part, batch, waiting.uncertain));
+                    }
+                    Entry::Occupied(mut unit) => unit.get_mut().add(&part, batch),
+                }
+            }
+        }
+    }
+    units.into_values().collect()
+}
+
+/// The block's days, each with its rows. Usually that is one.
+fn by_day(block: Block) -> Vec<(i64, Block)> {
+    let mut days: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+    for (row, time) in (0u32..).zip(block.times()) {
+        days.entry(day_of(*time)).or_default().push(row);
+    }
+    match days.first_key_value() {
+        Some((day, rows)) if rows.len() == block.rows() => vec![(*day, block)],
+        _ => days.into_iter().map(|(day, rows)| (day, block.select(&rows))).collect(),
+    }
+}

@@ -1,0 +1,293 @@
+//! Group commit: batches of all agents become at most about one insert a second, table and day.
+//!
+//! A batch is taken in when memory allows (its agent waits meanwhile), gathered with others into a group, and reported
+//! as stored once every table has its rows on disk. A batch that comes again while it waits here is merged with itself.
+//! While ClickHouse is away batches wait; nothing is ever reported as stored that is not.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use etcdmon_service::backoff::Backoff;
+use etcdmon_service::logging::ErrorChain;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::client::Client;
+use super::counters::Counters;
+use super::decode::{BatchId, Decoded};
+use super::flush::Flusher;
+
+/// Memory that waiting batches may take together, in bytes.
+const MEMORY_BYTES: usize = 256 << 20;
+
+/// Bytes that one permit of the memory budget stands for.
+const PERMIT_BYTES: usize = 4 << 10;
+
+/// Rows at which a group is closed early. With the largest batch on top an insert stays below a million rows, which
+/// ClickHouse writes as one part: all or nothing.
+const GROUP_ROWS: usize = 400_000;
+
+/// Groups begin at least this far apart.
+const GROUP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the first batch after a quiet time waits for others.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// How long batches that wait at shutdown may take to be stored.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pauses between looks for ClickHouse at start.
+const PREPARE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Batches between ingest and the writer. Memory is bounded by [`MEMORY_BYTES`]; this bounds bookkeeping.
+const QUEUE_BATCHES: usize = 4_096;
+
+/// Agent processes whose highest stored sequence is remembered.
+const MAX_EPOCHS: usize = 4_096;
+
+/// The batch was not stored, because the aggregator is stopping. Its agent sends it again.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("store is stopping")]
+pub struct Stopping;
+
+/// Handle to the writer. Cheap to clone; the writer ends when it is told to, or with the last handle.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    queue: mpsc::Sender<Waiting>,
+}
+
+pub(super) struct Shared {
+    memory: Semaphore,
+    in_flight: Mutex<HashMap<BatchId, watch::Receiver<bool>>>,
+    counters: Counters,
+    ready: AtomicBool,
+    stop: CancellationToken,
+}
+
+/// A batch that waits to be stored.
+pub(super) struct Waiting {
+    pub batch: Decoded,
+    /// It may be in the tables already, in part or as a whole.
+    pub uncertain: bool,
+    stored: watch::Sender<bool>,
+    permits: u32,
+    shared: Arc<Shared>,
+}
+
+impl Waiting {
+    /// Tells whoever waits for it that all its rows are durable.
+    pub fn stored(self) {
+        self.forget();
+        Counters::add(&self.shared.counters.batches_stored, 1);
+        self.stored.send_replace(true);
+    }
+
+    fn forget(&self) {
+        self.shared.in_flight.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.batch.id);
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.forget();
+        self.shared.memory.add_permits(self.permits as usize);
+        Counters::subtract(&self.shared.counters.batches_waiting, 1);
+        Counters::subtract(&self.shared.counters.bytes_waiting, self.permits as usize * PERMIT_BYTES);
+    }
+}
+
+impl Store {
+    /// Starts the writer; it applies the schema as soon as ClickHouse answers. `stop` ends it after what waits was
+    /// stored or ten seconds.
+    pub fn start(client: Client, stop: CancellationToken) -> (Self, tokio::task::JoinHandle<()>) {
+        let shared = Arc::new(Shared {
+            memory: Semaphore::new(MEMORY_BYTES / PERMIT_BYTES),
+            in_flight: Mutex::default(),
+            counters: Counters::default(),
+            ready: AtomicBool::new(false),
+            stop: stop.clone(),
+        });
+        let (queue, queued) = mpsc::channel(QUEUE_BATCHES);
+        let writer =
+            Writer { queued, shared: shared.clone(), flusher: Flusher::new(client), highest: HashMap::new() };
+        let task = tokio::spawn(writer.run());
+        (Self { shared, queue }, task)
+    }
+
+    /// What the store counts.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Whether the schema was brought up to date since start. ClickHouse may be away again since.
+    pub fn is_ready(&self) -> bool {
+        self.shared.ready.load(Ordering::Relaxed)
+    }
+
+    /// Stores a batch and returns when all its rows are durable. Waits for memory first, then for ClickHouse, however
+    /// long that takes; a caller that goes away takes nothing back.
+    ///
+    /// # Errors
+    /// When the aggregator is stopping; some rows may be stored all the same.
+    pub async fn write(&self, batch: Decoded, maybe_sent_before: bool) -> Result<(), Stopping> {
+        let id = batch.id;
+        loop {
+            if let Some(mut earlier) = self.in_flight(&id) {
+                Counters::add(&self.shared.counters.batches_merged, 1);
+                if earlier.wait_for(|stored| *stored).await.is_ok() {
+                    return Ok(());
+                }
+                if self.shared.stop.is_cancelled() {
+                    return Err(Stopping);
+                }
+                continue;
+            }
+            let (permit, permits) = self.reserve(batch.bytes()).await?;
+            let Some(mut stored) = self.enter(&id) else { continue };
+            permit.forget();
+            let waiting = Waiting {
+                uncertain: maybe_sent_before,
+                stored: stored.0,
+                permits,
+                shared: self.shared.clone(),
+                batch,
+            };
+            Counters::add(&self.shared.counters.batches_waiting, 1);
+            Counters::add(&self.shared.counters.bytes_waiting, permits as usize * PERMIT_BYTES);
+            self.queue.send(waiting).await.map_err(|_| Stopping)?;
+            return stored.1.wait_for(|stored| *stored).await.map(|_| ()).map_err(|_| Stopping);
+        }
+    }
+
+    fn in_flight(&self, id: &BatchId) -> Option<watch::Receiver<bool>> {
+        self.shared.in_flight.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// Enters the batch as the one in flight; `None` when another was faster.
+    fn enter(&self, id: &BatchId) -> Option<(watch::Sender<bool>, watch::Receiver<bool>)> {
+        let mut in_flight = self.shared.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        if in_flight.contains_key(id) {
+            return None;
+        }
+        let (sender, receiver) = watch::channel(false);
+        in_flight.insert(*id, receiver.clone());
+        Some((sender, receiver))
+    }
+
+    async fn reserve(&self, bytes: usize) -> Result<(SemaphorePermit<'_>, u32), Stopping> {
+        // A batch alone always fits, however large: else it would wait for ever.
+        let permits = (bytes / PERMIT_BYTES + 1).min(MEMORY_BYTES / PERMIT_BYTES);
+        let permits = u32::try_from(permits).expect("the budget has fewer permits than u32 holds");
+        tokio::select! {
+            permit = self.shared.memory.acquire_many(permits) => Ok((permit.map_err(|_| Stopping)?, permits)),
+            () = self.shared.stop.cancelled() => Err(Stopping),
+        }
+    }
+}
+
+/// The writer's task.
+struct Writer {
+    queued: mpsc::Receiver<Waiting>,
+    shared: Arc<Shared>,
+    flusher: Flusher,
+    /// Highest sequence stored of an agent process. A lower one is taken for a resend even when its agent does not say
+    /// so; that costs a look, while believing it could store rows twice.
+    highest: HashMap<(uuid::Uuid, uuid::Uuid), u64>,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        let stop = self.shared.stop.clone();
+        tokio::select! {
+            () = self.prepare() => {}
+            () = stop.cancelled() => {}
+        }
+        let mut next = Instant::now();
+        loop {
+            let first = tokio::select! {
+                biased;
+                () = self.shared.stop.cancelled() => break,
+                first = self.queued.recv() => first,
+            };
+            let Some(first) = first else { return };
+            let close_at = next.max(Instant::now() + GATHER);
+            let group = self.gather(first, close_at).await;
+            next = Instant::now() + GROUP_INTERVAL;
+            let stop = self.shared.stop.clone();
+            let flush = self.store(group);
+            tokio::pin!(flush);
+            tokio::select! {
+                () = &mut flush => continue,
+                () = stop.cancelled() => {}
+            }
+            // What was begun may end; what is not stored by then is sent again by its agent.
+            if tokio::time::timeout(DRAIN_TIMEOUT, flush).await.is_err() {
+                return;
+            }
+        }
+        self.drain().await;
+    }
+
+    /// Brings the schema up to date before the first batch, so that an empty store can be queried.
+    async fn prepare(&mut self) {
+        let mut pauses = Backoff::new(PREPARE_PAUSES.0, PREPARE_PAUSES.1);
+        let mut reported = String::new();
+        while let Err(error) = self.flusher.prepare().await {
+            let text = ErrorChain(&error).to_string();
+            if text != reported {
+                tracing::warn!(error = %text, "telemetry store is not ready, will try again");
+                reported = text;
+            }
+            tokio::time::sleep(pauses.pause()).await;
+        }
+        self.shared.ready.store(true, Ordering::Relaxed);
+    }
+
+    /// Stores what is queued at shutdown.
+    async fn drain(&mut self) {
+        self.queued.close();
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
+        while let Ok(first) = self.queued.try_recv() {
+            let group = self.gather(first, Instant::now()).await;
+            if timeout_at(deadline, self.store(group)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn gather(&mut self, first: Waiting, close_at: Instant) -> Vec<Waiting> {
+        let mut rows = first.batch.rows();
+        let mut group = vec![first];
+        while rows < GROUP_ROWS {
+            let next = match self.queued.try_recv() {
+                Ok(next) => Some(next),
+                Err(_) => timeout_at(close_at, self.queued.recv()).await.ok().flatten(),
+            };
+            let Some(next) = next else { break };
+            rows += next.batch.rows();
+            group.push(next);
+        }
+        for waiting in &mut group {
+            let id = waiting.batch.id;
+            let known = self.highest.get(&(id.agent, id.epoch));
+            waiting.uncertain |= known.is_some_and(|highest| id.sequence <= *highest);
+        }
+        group
+    }
+
+    async fn store(&mut self, group: Vec<Waiting>) {
+        let ids: Vec<BatchId> = group.iter().map(|waiting| waiting.batch.id).collect();
+        self.flusher.store(group, &self.shared.counters).await;
+        if self.highest.len() > MAX_EPOCHS {
+            self.highest.clear();
+        }
+        for id in ids {
+            let highest = self.highest.entry((id.agent, id.epoch)).or_default();
+            *highest = (*highest).max(id.sequence);
+        }
+    }
+}
