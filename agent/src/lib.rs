@@ -1,3 +1,407 @@
-//! The node agent.
+//! The node agent of etcd-monitor: finds etcd, measures its writes and syncs in the kernel, collects what etcd and the node say,
+//! and carries all of it to the aggregator without unaccounted loss.
+//!
+//! ```text
+//! discover ─┬→ collect (a task a source) ─┐
+//!           └→ probe (own thread) ────────┴→ hub → encode → spool (own thread) → send ══ aggregator
+//! ```
+//!
+//! One current-thread runtime runs everything but the two threads. [`hub`] owns what is known; everybody else sends it
+//! notes. What goes back along the path (pace, acknowledgement, account of drops) goes over channels made in [`Agent::build`].
 
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use etcdmon_proto::v1;
+use etcdmon_service::logging::ErrorChain;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub mod admin;
+pub mod clock;
+pub mod collect;
+pub mod config;
+pub mod discover;
 pub mod ebpf;
+pub mod encode;
+pub mod fact;
+pub mod hub;
+pub mod probe;
+pub mod send;
+pub mod spool;
+pub mod state;
+pub mod telemetry;
+
+use clock::Reading;
+use collect::disk::DiskCollector;
+use collect::member::{MetricsCollector, StatusCollector};
+use collect::node::NodeCollector;
+use collect::process::ProcessCollector;
+use config::Config;
+use discover::{Change, Discovery, EtcdProcess, ProcFs, ProcessId, SCAN_PERIOD, wal};
+use ebpf::ProbeConfig;
+use hub::{Hub, NOTES_LIMIT, Note, Parts};
+use probe::{ProbeHandle, ProbeSettings};
+use send::batches::BatchSender;
+use send::live::LiveSender;
+use spool::thread::SpoolHandle;
+use spool::{DiskFiles, Files, NoFiles};
+use state::{State, StateError};
+use telemetry::Telemetry;
+
+/// How long a batch gathers facts until the aggregator says otherwise.
+const FIRST_BATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The node itself is sampled this many times less often than its members.
+const NODE_PERIODS: u32 = 5;
+
+/// Time at the end in which batches may still be sent before they go to disk.
+const SEND_GRACE: Duration = Duration::from_secs(3);
+
+/// Time at the end for everything else.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Why the agent can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another agent has the state directory.
+    #[error(transparent)]
+    State(StateError),
+    /// The admin address.
+    #[error("listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// `/proc`, or a thread.
+    #[error("{what}")]
+    Io {
+        /// What was attempted.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The agent, wired but not running.
+#[derive(Debug)]
+pub struct Agent {
+    config: Config,
+    agent_id: [u8; 16],
+    /// Held for its lock.
+    state: Option<State>,
+    epoch: [u8; 16],
+    boot_id: [u8; 16],
+    admin: admin::Bound,
+    discovery: Discovery,
+    proc: ProcFs,
+    telemetry: Arc<Telemetry>,
+    probes: ProbeHandle,
+    spool: SpoolHandle,
+    notes: mpsc::Sender<Note>,
+    inbox: mpsc::Receiver<Note>,
+    hub: Hub,
+    interval: watch::Sender<Duration>,
+    live: watch::Receiver<v1::Live>,
+}
+
+impl Agent {
+    /// Opens state and spool, binds the admin address, loads the probes. What can't be had is reported as degraded; only
+    /// what makes no sense to go on without is an error.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn build(config: Config) -> Result<Self, StartError> {
+        let io_error = |what| move |source| StartError::Io { what, source };
+        let proc = ProcFs::new("/proc");
+        let boot_id = proc.boot_id().map_err(io_error("read the boot id"))?;
+        let discovery = Discovery::new(proc.clone(), config.only_data_dir.clone())
+            .map_err(io_error("read the boot id"))?;
+        let admin = admin::bind(config.admin)
+            .await
+            .map_err(|source| StartError::Listen { address: config.admin, source })?;
+        let (notes, inbox) = mpsc::channel(NOTES_LIMIT);
+        let telemetry = Arc::new(Telemetry::default());
+        let (state, files) = open_state(&config, &notes)?;
+        let agent_id = state.as_ref().map_or_else(uuid::Uuid::new_v4, |state| state.agent_id).into_bytes();
+        let epoch = uuid::Uuid::new_v4().into_bytes();
+        let dropped = Arc::new(Mutex::new(encode::Account::default()));
+        let (spool, recovery) =
+            spool::thread::start(files, config.spool, epoch, Arc::clone(&dropped), Arc::clone(&telemetry))
+                .map_err(io_error("open the spool"))?;
+        report_recovery(&recovery, &notes);
+        let probes = probe::start(probe_settings(&config), notes.clone(), Arc::clone(&telemetry))
+            .map_err(io_error("start the probes' thread"))?;
+        let (interval, batch_interval) = watch::channel(FIRST_BATCH_INTERVAL);
+        let (live_sender, live) = watch::channel(v1::Live::default());
+        let parts = Parts {
+            agent_id,
+            epoch,
+            boot_id,
+            sampling: config.sampling,
+            checkpoint: recovery.checkpoint,
+            dropped,
+            spool: spool.clone(),
+            batch_interval,
+            live: live_sender,
+            telemetry: Arc::clone(&telemetry),
+        };
+        let hub = Hub::new(parts, Reading::now());
+        Ok(Self {
+            config,
+            agent_id,
+            state,
+            epoch,
+            boot_id,
+            admin,
+            discovery,
+            proc,
+            telemetry,
+            probes,
+            spool,
+            notes,
+            inbox,
+            hub,
+            interval,
+            live,
+        })
+    }
+
+    /// Where the admin address is.
+    pub const fn admin_address(&self) -> SocketAddr {
+        self.admin.address
+    }
+
+    /// Runs until `stop`, then drains from left to right: no new facts, the last batch, sent or spooled.
+    pub async fn run(self, stop: CancellationToken) {
+        let ready = Arc::new(AtomicBool::new(true));
+        let (stop_admin, stop_hub, stop_send) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let page = admin::Admin::new(
+            Arc::clone(&self.telemetry),
+            Arc::clone(&ready),
+            self.probes.clone(),
+            self.config.admin_control,
+        );
+        let senders = TaskTracker::new();
+        senders.spawn(page.serve(self.admin, stop_admin.clone()));
+        let hello = send::hello(self.agent_id, self.epoch, self.boot_id);
+        let batches = BatchSender::new(
+            self.config.aggregator.clone(),
+            hello.clone(),
+            self.spool.clone(),
+            self.interval,
+            self.notes.clone(),
+            Arc::clone(&self.telemetry),
+        );
+        senders.spawn(batches.run(stop_send.clone()));
+        let live = LiveSender::new(self.config.aggregator.clone(), hello, self.live, self.notes.clone());
+        senders.spawn(live.run(stop_send.clone()));
+        senders.close();
+        let hub = tokio::spawn(self.hub.run(self.inbox, stop_hub.clone()));
+        let spool_ticks = tokio::spawn(tick_spool(self.spool.clone(), stop_send.clone()));
+
+        let watch = Watch {
+            config: self.config,
+            proc: self.proc,
+            notes: self.notes,
+            probes: self.probes.clone(),
+            collectors: HashMap::new(),
+            unnamed: Vec::new(),
+        };
+        watch.run(self.discovery, &stop).await;
+
+        ready.store(false, Ordering::Relaxed);
+        in_grace("probes", STOP_GRACE, self.probes.stop()).await;
+        stop_hub.cancel();
+        in_grace("last batch", STOP_GRACE, async { drop(hub.await) }).await;
+        in_grace("sending", SEND_GRACE, all_sent(&self.telemetry)).await;
+        stop_send.cancel();
+        stop_admin.cancel();
+        in_grace("senders", STOP_GRACE, senders.wait()).await;
+        spool_ticks.abort();
+        in_grace("spool", STOP_GRACE, self.spool.close()).await;
+        drop(self.state);
+    }
+}
+
+async fn in_grace(what: &str, grace: Duration, work: impl Future<Output = ()>) {
+    if tokio::time::timeout(grace, work).await.is_err() {
+        tracing::warn!(what, seconds = grace.as_secs(), "not finished within the grace period");
+    }
+}
+
+async fn all_sent(telemetry: &Telemetry) {
+    while telemetry.connected.get() == 1 && telemetry.waiting_batches() > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn tick_spool(spool: SpoolHandle, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        spool.tick();
+    }
+}
+
+/// Without a usable state directory the agent goes on with a passing identity and batches in memory only.
+fn open_state(
+    config: &Config,
+    notes: &mpsc::Sender<Note>,
+) -> Result<(Option<State>, Box<dyn Files>), StartError> {
+    let opened = State::open(&config.state_dir).and_then(|state| {
+        let files = DiskFiles::open(&state.spool_dir).map_err(|source| StateError::Io {
+            verb: "create",
+            path: state.spool_dir.clone(),
+            source,
+        })?;
+        Ok((state, files))
+    });
+    match opened {
+        Ok((state, files)) => Ok((Some(state), Box::new(files))),
+        Err(taken @ StateError::Taken { .. }) => Err(StartError::State(taken)),
+        Err(error) => {
+            let degraded = v1::Degradation {
+                capability: "state".to_owned(),
+                reason: ErrorChain(&error).to_string(),
+                remedy: "make state.dir writable; until then a restart loses what was not sent".to_owned(),
+            };
+            let _empty_yet = notes.try_send(Note::Degraded(degraded));
+            Ok((None, Box::new(NoFiles)))
+        }
+    }
+}
+
+fn report_recovery(recovery: &spool::Recovery, notes: &mpsc::Sender<Note>) {
+    if recovery.batches > 0 {
+        tracing::info!(batches = recovery.batches, "an earlier agent left batches, they are sent first");
+    }
+    let now = Reading::now();
+    let facts = recovery.corruptions.iter().map(|corruption| {
+        fact::Fact::Event(fact::Event {
+            process: None,
+            mono_ns: now.mono_ns,
+            kind: "spool.corrupt",
+            details: serde_json::json!({
+                "segment": corruption.segment, "offset": corruption.offset, "bytes": corruption.bytes,
+            }),
+        })
+    });
+    let facts: Vec<fact::Fact> = facts.collect();
+    if !facts.is_empty() {
+        let _empty_yet = notes.try_send(Note::Facts(facts));
+    }
+}
+
+fn probe_settings(config: &Config) -> ProbeSettings {
+    ProbeSettings {
+        enabled: config.probes_enabled,
+        config: ProbeConfig {
+            slow_threshold: Duration::from_nanos(config.sampling.slow_ns),
+            sample_every: config.sampling.sample_every,
+            ..ProbeConfig::default()
+        },
+        write_slot: config.write_slot,
+        write_period: config.write_period,
+    }
+}
+
+/// Follows discovery: starts and ends what belongs to each etcd process.
+struct Watch {
+    config: Config,
+    proc: ProcFs,
+    notes: mpsc::Sender<Note>,
+    probes: ProbeHandle,
+    collectors: HashMap<ProcessId, CancellationToken>,
+    /// Processes whose WAL named no ids yet.
+    unnamed: Vec<EtcdProcess>,
+}
+
+impl Watch {
+    async fn run(mut self, mut discovery: Discovery, stop: &CancellationToken) {
+        let stop_node = stop.child_token();
+        let node = NodeCollector::new(self.config.interval * NODE_PERIODS);
+        let node: JoinHandle<()> = tokio::spawn(collect::run(node, self.notes.clone(), stop_node));
+        let mut scans = tokio::time::interval(SCAN_PERIOD);
+        scans.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = scans.tick() => {}
+            }
+            match discovery.scan() {
+                Ok(changes) => {
+                    for change in changes {
+                        self.follow(change, stop).await;
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "scan of /proc failed"),
+            }
+            self.name_unnamed().await;
+        }
+        for collectors in self.collectors.values() {
+            collectors.cancel();
+        }
+        node.abort();
+    }
+
+    async fn follow(&mut self, change: Change, stop: &CancellationToken) {
+        match change {
+            Change::Appeared(process) => {
+                let identity = wal::read_identity(&process.wal_dir_here).ok().flatten();
+                if identity.is_none() {
+                    self.unnamed.push((*process).clone());
+                }
+                let token = stop.child_token();
+                self.collectors.insert(process.id, token.clone());
+                self.tell(Note::Appeared(process.clone(), identity)).await;
+                self.probes.add((*process).clone());
+                self.collect(&process, &token);
+            }
+            Change::Gone(process) => {
+                if let Some(token) = self.collectors.remove(&process) {
+                    token.cancel();
+                }
+                self.unnamed.retain(|unnamed| unnamed.id != process);
+                // Its last counts come first.
+                self.probes.remove(process).await;
+                self.tell(Note::Gone(process)).await;
+            }
+        }
+    }
+
+    fn collect(&self, process: &EtcdProcess, token: &CancellationToken) {
+        let (interval, tls) = (self.config.interval, &self.config.etcd_tls);
+        let metrics = MetricsCollector::new(process, tls, interval, self.probes.clone());
+        tokio::spawn(collect::run(metrics, self.notes.clone(), token.clone()));
+        let status = StatusCollector::new(process, tls, interval);
+        tokio::spawn(collect::run(status, self.notes.clone(), token.clone()));
+        let resources = ProcessCollector::new(&self.proc, process.id, interval);
+        tokio::spawn(collect::run(resources, self.notes.clone(), token.clone()));
+        let disk = DiskCollector::new(process, interval);
+        tokio::spawn(collect::run(disk, self.notes.clone(), token.clone()));
+    }
+
+    async fn name_unnamed(&mut self) {
+        for process in std::mem::take(&mut self.unnamed) {
+            match wal::read_identity(&process.wal_dir_here) {
+                Ok(Some(identity)) => self.tell(Note::Identified(process.id, identity)).await,
+                _ => self.unnamed.push(process),
+            }
+        }
+    }
+
+    async fn tell(&self, note: Note) {
+        let _hub_ended = self.notes.send(note).await;
+    }
+}

@@ -1,1 +1,124 @@
-fn main() {}
+//! `etcd-monitor-agent`: flags → config → logging → build → run → drain → exit code.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Arg, ArgMatches, Command, value_parser};
+use etcdmon_agent::Agent;
+use etcdmon_agent::config::{Config, SCHEMA};
+use etcdmon_agent::ebpf;
+use etcdmon_service::{logging, process, shutdown};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Exit code for settings that can't be used (`EX_USAGE`).
+const BAD_SETTINGS: u8 = 64;
+
+fn command() -> Command {
+    let ready_file = Arg::new("ready-file")
+        .long("ready-file")
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .help("Write one line of JSON here once the agent runs: {\"admin\": address, \"pid\": number}");
+    let offsets = Command::new(ebpf::OFFSETS_SUBCOMMAND)
+        .hide(true)
+        .arg(Arg::new("file").default_value(ebpf::KERNEL_BTF).value_parser(value_parser!(PathBuf)));
+    let command = Command::new("etcd-monitor-agent")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Watches the etcd processes of this node and reports to the aggregator")
+        .after_help("Settings come from defaults, then --config FILE, then the environment, then flags. Needs root for\nthe kernel probes; without it everything else goes on, and the agent says what is missing.")
+        .arg(ready_file)
+        .subcommand(Command::new("check-config").about("Check the settings, print them, and exit"))
+        .subcommand(offsets);
+    SCHEMA.add_flags(command)
+}
+
+fn main() -> ExitCode {
+    let flags = command().get_matches();
+    let outcome = match flags.subcommand() {
+        Some((ebpf::OFFSETS_SUBCOMMAND, flags)) => print_offsets(flags),
+        Some(("check-config", flags)) => return check_config(flags),
+        _ => match Config::load(&flags, std::env::vars()) {
+            Ok(config) => run(config, &flags),
+            Err(faults) => {
+                eprintln!("etcd-monitor-agent: {faults}");
+                return ExitCode::from(BAD_SETTINGS);
+            }
+        },
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("etcd-monitor-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print_offsets(flags: &ArgMatches) -> anyhow::Result<()> {
+    let default = PathBuf::from(ebpf::KERNEL_BTF);
+    let file: &Path = flags.get_one::<PathBuf>("file").unwrap_or(&default);
+    Ok(ebpf::print_offsets(file)?)
+}
+
+fn check_config(flags: &ArgMatches) -> ExitCode {
+    match Config::load(flags, std::env::vars()) {
+        Ok(config) => {
+            for (key, text) in config.effective {
+                println!("{key} = {text}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(faults) => {
+            eprintln!("etcd-monitor-agent: {faults}");
+            ExitCode::from(BAD_SETTINGS)
+        }
+    }
+}
+
+fn run(config: Config, flags: &ArgMatches) -> anyhow::Result<()> {
+    logging::init(config.log_format, &config.log_filter).context("log.filter")?;
+    process::install_tls_provider();
+    process::count_panics();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start runtime")?;
+    runtime.block_on(async {
+        let stop = shutdown::token().context("install signal handlers")?;
+        let agent = Agent::build(config.clone()).await?;
+        let admin = agent.admin_address();
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), %admin, aggregator = config.aggregator.url, "agent runs");
+        if let Some(path) = flags.get_one::<PathBuf>("ready-file") {
+            let content = serde_json::json!({ "admin": admin.to_string(), "pid": std::process::id() });
+            process::write_ready_file(path, &content).with_context(|| format!("write {}", path.display()))?;
+        }
+        tokio::spawn(check_on_hangup(config, flags.clone()));
+        agent.run(stop).await;
+        tracing::info!("agent ended");
+        Ok(())
+    })
+}
+
+/// SIGHUP: reads the settings again and says what a restart would change. Certificates need no reload, they are read
+/// with every connection.
+async fn check_on_hangup(current: Config, flags: ArgMatches) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    while hangups.recv().await.is_some() {
+        match Config::load(&flags, std::env::vars()) {
+            Err(faults) => tracing::error!(%faults, "settings are faulty, the old ones stay in force"),
+            Ok(new) => {
+                let changed: Vec<&str> = new
+                    .effective
+                    .iter()
+                    .zip(&current.effective)
+                    .filter(|(new, old)| new != old)
+                    .map(|((key, _), _)| key.as_str())
+                    .collect();
+                if changed.is_empty() {
+                    tracing::info!("settings unchanged");
+                } else {
+                    tracing::warn!(?changed, "settings changed: restart the agent to apply them");
+                }
+            }
+        }
+    }
+}

@@ -913,6 +913,7 @@ pub struct Events {
 /// this batch alone: adding rows up gives the account of a minute.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ledger {
+    /// Wall-aligned minute, in whole minutes since the Unix epoch.
     #[prost(sint64, repeated, tag = "1")]
     pub minute_delta: ::prost::alloc::vec::Vec<i64>,
     /// Stable name of the stream: `sync`, `sync_row`, `write`, `metric`, `event`.

@@ -1,0 +1,180 @@
+//! What a member says of itself: its `/metrics` page and its Status.
+
+use std::time::Duration;
+
+use etcdmon_service::logging::ErrorChain;
+
+use super::endpoint::{Endpoint, identities};
+use super::exposition::Table;
+use super::scrape::Scraper;
+use super::status::{Status, StatusClient};
+use super::{CollectError, Collector};
+use crate::clock::Reading;
+use crate::discover::{EtcdProcess, ProcessId, TlsFiles};
+use crate::fact::{Fact, Lost, Samples};
+use crate::hub::Note;
+use crate::probe::ProbeHandle;
+
+/// The member list changes rarely: it is asked for on every so many collections.
+const MEMBERS_EVERY: u64 = 10;
+
+/// Gauges and counters of `/metrics` that the live stream carries, and etcd's own count of WAL syncs.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Gauges {
+    /// `etcd_server_has_leader`.
+    pub has_leader: bool,
+    /// `etcd_server_is_leader`.
+    pub is_leader: bool,
+    /// `etcd_server_is_learner`.
+    pub is_learner: bool,
+    /// `etcd_server_leader_changes_seen_total`.
+    pub leader_changes: u64,
+    /// `etcd_server_proposals_pending`.
+    pub proposals_pending: u64,
+    /// `etcd_server_proposals_failed_total`.
+    pub proposals_failed: u64,
+    /// `etcd_mvcc_db_total_size_in_bytes`.
+    pub db_size: u64,
+    /// `etcd_mvcc_db_total_size_in_use_in_bytes`.
+    pub db_in_use: u64,
+    /// `etcd_server_quota_backend_bytes`.
+    pub quota: u64,
+    /// `etcd_disk_wal_fsync_duration_seconds_count`.
+    pub wal_syncs: Option<u64>,
+}
+
+impl Gauges {
+    fn watch(&mut self, name: &str, value: f64) {
+        let number = value.max(0.0) as u64;
+        match name {
+            "etcd_server_has_leader" => self.has_leader = number == 1,
+            "etcd_server_is_leader" => self.is_leader = number == 1,
+            "etcd_server_is_learner" => self.is_learner = number == 1,
+            "etcd_server_leader_changes_seen_total" => self.leader_changes = number,
+            "etcd_server_proposals_pending" => self.proposals_pending = number,
+            "etcd_server_proposals_failed_total" => self.proposals_failed = number,
+            "etcd_mvcc_db_total_size_in_bytes" => self.db_size = number,
+            "etcd_mvcc_db_total_size_in_use_in_bytes" => self.db_in_use = number,
+            "etcd_server_quota_backend_bytes" => self.quota = number,
+            "etcd_disk_wal_fsync_duration_seconds_count" => self.wal_syncs = Some(number),
+            _ => {}
+        }
+    }
+}
+
+/// Scrapes one member's `/metrics`.
+#[derive(Debug)]
+pub struct MetricsCollector {
+    id: ProcessId,
+    period: Duration,
+    scraper: Result<Scraper, String>,
+    table: Table,
+    probe: ProbeHandle,
+}
+
+impl MetricsCollector {
+    /// For a process, with the certificates of the settings if there are any.
+    /// `probe` tells what was counted in the kernel at the moment of a scrape.
+    pub fn new(process: &EtcdProcess, configured: &TlsFiles, period: Duration, probe: ProbeHandle) -> Self {
+        let scraper = Endpoint::of_metrics(process)
+            .map(|endpoint| Scraper::new(endpoint, identities(process, configured)))
+            .map_err(|error| error.to_string());
+        Self { id: process.id, period, scraper, table: Table::default(), probe }
+    }
+}
+
+impl Collector for MetricsCollector {
+    fn name(&self) -> &'static str {
+        "metrics"
+    }
+
+    fn period(&self) -> Duration {
+        self.period
+    }
+
+    async fn collect(&mut self, now: Reading) -> Result<Vec<Note>, CollectError> {
+        let page = match &mut self.scraper {
+            Ok(scraper) => scraper.page().await.map_err(|error| ErrorChain(&error).to_string()),
+            Err(error) => Err(error.clone()),
+        };
+        let page = match page {
+            Ok(page) => page,
+            Err(error) => {
+                let outcome = Err(error);
+                return Ok(vec![Note::Scraped { process: self.id, outcome, own_wal_syncs: None }]);
+            }
+        };
+        let own_wal_syncs = self.probe.wal_syncs(self.id);
+        let mut gauges = Gauges::default();
+        let scraped = self.table.read(&page, |name, _labels, value| gauges.watch(name, value));
+        // The page shows the state at about the middle of the exchange.
+        let after = Reading::now();
+        let mono_ns = now.mono_ns + after.mono_ns.saturating_sub(now.mono_ns) / 2;
+        let mut facts =
+            vec![Fact::Samples(Samples { process: Some(self.id), mono_ns, values: scraped.changed })];
+        for (count, reason) in [(scraped.refused, "series_limit"), (scraped.malformed, "malformed")] {
+            if count > 0 {
+                facts.push(Fact::Lost(Lost {
+                    process: Some(self.id),
+                    wall_ns: after.wall_ns,
+                    stream: "metric",
+                    reason: reason.to_owned(),
+                    count: count as u64,
+                }));
+            }
+        }
+        let outcome = Ok(gauges);
+        Ok(vec![Note::Scraped { process: self.id, outcome, own_wal_syncs }, Note::Facts(facts)])
+    }
+}
+
+/// Asks one member for its Status, and now and then for the members it knows.
+#[derive(Debug)]
+pub struct StatusCollector {
+    id: ProcessId,
+    period: Duration,
+    client: Result<StatusClient, String>,
+    round: u64,
+}
+
+impl StatusCollector {
+    /// For a process, with the certificates of the settings if there are any.
+    pub fn new(process: &EtcdProcess, configured: &TlsFiles, period: Duration) -> Self {
+        let client = Endpoint::of_client(process)
+            .map(|endpoint| StatusClient::new(endpoint, identities(process, configured)))
+            .map_err(|error| error.to_string());
+        Self { id: process.id, period, client, round: 0 }
+    }
+
+    async fn ask(&mut self) -> Result<Status, String> {
+        let client = self.client.as_mut().map_err(|error| error.clone())?;
+        client.status().await.map_err(|error| ErrorChain(&error).to_string())
+    }
+}
+
+impl Collector for StatusCollector {
+    fn name(&self) -> &'static str {
+        "status"
+    }
+
+    fn period(&self) -> Duration {
+        self.period
+    }
+
+    async fn collect(&mut self, _now: Reading) -> Result<Vec<Note>, CollectError> {
+        let outcome = self.ask().await;
+        let good = outcome.is_ok();
+        let mut notes = vec![Note::Status { process: self.id, outcome: outcome.map(Box::new) }];
+        if good
+            && self.round.is_multiple_of(MEMBERS_EVERY)
+            && let Ok(client) = &mut self.client
+        {
+            match client.members().await {
+                Ok(peers) => notes.push(Note::Peers { process: self.id, peers }),
+                Err(error) => tracing::debug!(error = %ErrorChain(&error), "member list not had"),
+            }
+        }
+        self.round += u64::from(good);
+        Ok(notes)
+    }
+}

@@ -1,0 +1,230 @@
+//! `Maintenance.Status` and `Cluster.MemberList` of the local member.
+//!
+//! Nothing here goes through raft: Status answers from the member's own memory, and MemberList is asked with
+//! `linearizable = false` (its default; 3.4 has no such field and always answers locally). `Maintenance.Alarm`, even to read,
+//! costs a raft entry and a WAL sync on every member, so alarms are taken from `Status.errors`.
+
+use std::time::Duration;
+
+use etcdmon_proto::v1::PeerMember;
+use hyper_util::rt::TokioIo;
+use prost::Message;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Channel;
+use tonic_prost::ProstCodec;
+
+use super::endpoint::{self, Endpoint, EndpointError};
+use super::scrape::tls_for;
+use crate::discover::TlsFiles;
+
+/// Time for one call, connecting included.
+pub const CALL_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// Largest answer. A member list of hundreds of members is far below.
+const ANSWER_LIMIT: usize = 1 << 20;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// Certificates that don't read.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// No connection.
+    #[error("connect for {method}")]
+    Connect {
+        /// The call.
+        method: &'static str,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The member answered with an error.
+    #[error("{method}: {}: {}", .status.code(), .status.message())]
+    Call {
+        /// The call.
+        method: &'static str,
+        /// The answer.
+        status: Box<tonic::Status>,
+    },
+    /// No answer in time.
+    #[error("{method} did not answer within {} ms", CALL_TIMEOUT.as_millis())]
+    Timeout {
+        /// The call.
+        method: &'static str,
+    },
+}
+
+/// Header of every answer of etcd.
+#[derive(Clone, PartialEq, Message)]
+pub struct ResponseHeader {
+    /// Cluster id.
+    #[prost(uint64, tag = "1")]
+    pub cluster_id: u64,
+    /// Id of the member that answered.
+    #[prost(uint64, tag = "2")]
+    pub member_id: u64,
+    /// Its revision.
+    #[prost(int64, tag = "3")]
+    pub revision: i64,
+    /// Its term.
+    #[prost(uint64, tag = "4")]
+    pub raft_term: u64,
+}
+
+/// Answer of `Maintenance.Status`; fields that a version lacks are zero.
+#[derive(Clone, PartialEq, Message)]
+pub struct Status {
+    /// Who answered.
+    #[prost(message, optional, tag = "1")]
+    pub header: Option<ResponseHeader>,
+    /// Version of etcd.
+    #[prost(string, tag = "2")]
+    pub version: String,
+    /// Size of the backend file.
+    #[prost(int64, tag = "3")]
+    pub db_size: i64,
+    /// Member id of the leader; 0 = none.
+    #[prost(uint64, tag = "4")]
+    pub leader: u64,
+    /// Committed index.
+    #[prost(uint64, tag = "5")]
+    pub raft_index: u64,
+    /// Term.
+    #[prost(uint64, tag = "6")]
+    pub raft_term: u64,
+    /// Applied index.
+    #[prost(uint64, tag = "7")]
+    pub raft_applied_index: u64,
+    /// Alarms, and `etcdserver: no leader`.
+    #[prost(string, repeated, tag = "8")]
+    pub errors: Vec<String>,
+    /// Bytes of the backend file in use.
+    #[prost(int64, tag = "9")]
+    pub db_size_in_use: i64,
+    /// Whether it is a learner.
+    #[prost(bool, tag = "10")]
+    pub is_learner: bool,
+    /// Quota, from 3.6 on.
+    #[prost(int64, tag = "12")]
+    pub db_size_quota: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Empty {}
+
+#[derive(Clone, PartialEq, Message)]
+struct MemberList {
+    #[prost(message, repeated, tag = "2")]
+    members: Vec<EtcdMember>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct EtcdMember {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(string, repeated, tag = "3")]
+    peer_urls: Vec<String>,
+    #[prost(string, repeated, tag = "4")]
+    client_urls: Vec<String>,
+    #[prost(bool, tag = "5")]
+    is_learner: bool,
+}
+
+/// Asks one member.
+#[derive(Debug)]
+pub struct StatusClient {
+    endpoint: Endpoint,
+    identities: Vec<TlsFiles>,
+    next_identity: usize,
+    channel: Option<Channel>,
+}
+
+impl StatusClient {
+    /// For an endpoint, with the certificates to try.
+    pub const fn new(endpoint: Endpoint, identities: Vec<TlsFiles>) -> Self {
+        Self { endpoint, identities, next_identity: 0, channel: None }
+    }
+
+    /// The member's own view of itself.
+    ///
+    /// # Errors
+    /// When it does not answer in time.
+    pub async fn status(&mut self) -> Result<Status, StatusError> {
+        self.call("Maintenance.Status", "/etcdserverpb.Maintenance/Status").await
+    }
+
+    /// The cluster's members as this member knows them.
+    ///
+    /// # Errors
+    /// When it does not answer in time.
+    pub async fn members(&mut self) -> Result<Vec<PeerMember>, StatusError> {
+        let list: MemberList = self.call("Cluster.MemberList", "/etcdserverpb.Cluster/MemberList").await?;
+        let members = list.members.into_iter().map(|member| PeerMember {
+            member_id: member.id,
+            name: member.name,
+            peer_urls: member.peer_urls,
+            client_urls: member.client_urls,
+            is_learner: member.is_learner,
+        });
+        Ok(members.collect())
+    }
+
+    async fn call<A>(&mut self, method: &'static str, path: &'static str) -> Result<A, StatusError>
+    where
+        A: Message + Default + 'static,
+    {
+        let attempt = tokio::time::timeout(CALL_TIMEOUT, self.try_call(method, path)).await;
+        let outcome = attempt.unwrap_or(Err(StatusError::Timeout { method }));
+        // An answer, even a refusal, shows that the connection is good.
+        let keep = match &outcome {
+            Ok(_) => true,
+            Err(StatusError::Call { status, .. }) => status.code() == tonic::Code::Unimplemented,
+            Err(_) => false,
+        };
+        if !keep {
+            self.channel = None;
+            self.next_identity += 1;
+        }
+        outcome
+    }
+
+    async fn try_call<A>(&mut self, method: &'static str, path: &'static str) -> Result<A, StatusError>
+    where
+        A: Message + Default + 'static,
+    {
+        let channel = match self.channel.take() {
+            Some(channel) => channel,
+            None => self.connect(method).await?,
+        };
+        let mut client = Grpc::new(channel.clone()).max_decoding_message_size(ANSWER_LIMIT);
+        client.ready().await.map_err(|source| StatusError::Connect { method, source })?;
+        let codec = ProstCodec::<Empty, A>::default();
+        let answer = client
+            .unary(tonic::Request::new(Empty {}), PathAndQuery::from_static(path), codec)
+            .await
+            .map_err(|status| StatusError::Call { method, status: Box::new(status) })?;
+        self.channel = Some(channel);
+        Ok(answer.into_inner())
+    }
+
+    async fn connect(&self, method: &'static str) -> Result<Channel, StatusError> {
+        let tls = tls_for(&self.endpoint, &self.identities, self.next_identity, b"h2")?;
+        let endpoint = self.endpoint.clone();
+        // TLS is the connector's business: the URI stays http, or tonic would ask for settings of its own.
+        let uri = format!("http://{}", self.endpoint.authority());
+        let builder = Channel::from_shared(uri)
+            .map_err(|_invalid| EndpointError::NoUrl(vec![self.endpoint.to_string()]))?
+            .user_agent(concat!("etcd-monitor-agent/", env!("CARGO_PKG_VERSION")))
+            .map_err(|source| StatusError::Connect { method, source })?;
+        builder
+            .connect_with_connector(tower::service_fn(move |_uri| {
+                let (endpoint, tls) = (endpoint.clone(), tls.clone());
+                async move { endpoint::connect(&endpoint, tls).await.map(TokioIo::new) }
+            }))
+            .await
+            .map_err(|source| StatusError::Connect { method, source })
+    }
+}

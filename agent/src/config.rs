@@ -1,0 +1,311 @@
+//! The agent's settings.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use etcdmon_service::logging::Format;
+use etcdmon_service::settings::{ByteSize, Faults, Millis, Schema, Setting, Settings};
+
+use crate::discover::TlsFiles;
+use crate::encode::Sampling;
+use crate::spool::Limits;
+
+/// Least room for the spool on disk: four segments of one batch each.
+const LEAST_SPOOL_BYTES: u64 = 16 << 20;
+
+/// Least memory for the spool: a few batches of the largest size.
+const LEAST_RAM_BYTES: u64 = 8 << 20;
+
+/// Shortest period of the collectors.
+const LEAST_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Every setting of the agent.
+pub const SCHEMA: Schema = Schema {
+    env_prefix: "ETCD_MONITOR_AGENT",
+    settings: &[
+        Setting::new("aggregator.url", "URL", "http://127.0.0.1:8461", "The aggregator's gRPC address"),
+        Setting::new("aggregator.ca-file", "FILE", "", "Authority that signed the aggregator's certificate"),
+        Setting::new("aggregator.cert-file", "FILE", "", "This agent's certificate for the aggregator"),
+        Setting::new("aggregator.key-file", "FILE", "", "Key of that certificate"),
+        Setting::new(
+            "state.dir",
+            "DIR",
+            "/var/lib/etcd-monitor/agent",
+            "Where the agent's id and the spool are",
+        ),
+        Setting::new(
+            "listen.admin",
+            "ADDRESS",
+            "127.0.0.1:8462",
+            "Loopback address of /livez /readyz /metrics",
+        ),
+        Setting::new(
+            "listen.admin-control",
+            "BOOL",
+            "false",
+            "Also serve PUT /probes?enabled=true|false there",
+        ),
+        Setting::new(
+            "discovery.only-data-dir",
+            "PREFIX",
+            "",
+            "Watch only etcds with their data below; empty = all",
+        )
+        .list(),
+        Setting::new("collect.interval", "TIME", "1s", "Period of scrape, Status, process and disk samples"),
+        Setting::new("probe.enabled", "BOOL", "true", "Count syncs and writes in the kernel"),
+        Setting::new(
+            "probe.sample-every",
+            "N",
+            "100",
+            "One in N syncs that are not slow has a row; 0 = none",
+        ),
+        Setting::new("probe.slow-threshold", "TIME", "10ms", "A sync at least this long has a row"),
+        Setting::new(
+            "probe.write-slot",
+            "TIME",
+            "100ms",
+            "How long write calls are observed at a time; 0 = never",
+        ),
+        Setting::new("probe.write-period", "TIME", "10s", "How often write calls are observed"),
+        Setting::new("probe.record-every-sync", "BOOL", "false", "Every sync has a row"),
+        Setting::new("spool.max-bytes", "SIZE", "1GiB", "Most room on disk for batches that can't be sent"),
+        Setting::new("spool.ram-bytes", "SIZE", "16MiB", "Most memory for batches that are not acknowledged"),
+        Setting::new(
+            "etcd.cert-file",
+            "FILE",
+            "",
+            "Client certificate for etcd, in place of what its flags name",
+        ),
+        Setting::new("etcd.key-file", "FILE", "", "Key of that certificate"),
+        Setting::new(
+            "etcd.ca-file",
+            "FILE",
+            "",
+            "Authority of etcd's certificates, in place of what its flags name",
+        ),
+        Setting::new("log.format", "FORMAT", "text", "text or json"),
+        Setting::new("log.filter", "FILTER", "info", "What is logged, such as info,etcdmon_agent=debug"),
+    ],
+};
+
+/// How to reach the aggregator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AggregatorConfig {
+    /// `http://` or `https://`.
+    pub url: String,
+    /// TLS files; used with `https://`.
+    pub tls: TlsFiles,
+}
+
+/// The agent's settings, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Where batches go.
+    pub aggregator: AggregatorConfig,
+    /// Directory of the agent's own state.
+    pub state_dir: PathBuf,
+    /// Loopback address.
+    pub admin: SocketAddr,
+    /// Whether the probes can be switched there.
+    pub admin_control: bool,
+    /// Prefixes of data directories; empty = all.
+    pub only_data_dir: Vec<PathBuf>,
+    /// Period of the collectors.
+    pub interval: Duration,
+    /// Whether syncs are counted in the kernel.
+    pub probes_enabled: bool,
+    /// Which syncs have a row.
+    pub sampling: Sampling,
+    /// Length of a write slot.
+    pub write_slot: Duration,
+    /// Period of write slots.
+    pub write_period: Duration,
+    /// Room for batches.
+    pub spool: Limits,
+    /// Certificates for etcd.
+    pub etcd_tls: TlsFiles,
+    /// How log lines look.
+    pub log_format: Format,
+    /// What is logged.
+    pub log_filter: String,
+    /// Every setting as text, for the log.
+    pub effective: Vec<(String, String)>,
+}
+
+impl Config {
+    /// From all layers.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn load(
+        flags: &ArgMatches,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Faults> {
+        let mut settings = SCHEMA.load(flags, environment)?;
+        let config = Self::read(&mut settings);
+        config.check(&mut settings);
+        settings.finish()?;
+        Ok(config)
+    }
+
+    fn read(settings: &mut Settings) -> Self {
+        let millis = |settings: &mut Settings, key| settings.read::<Millis>(key).0;
+        let tls = |settings: &mut Settings, ca, cert, key| TlsFiles {
+            ca: settings.optional(ca),
+            cert: settings.optional(cert),
+            key: settings.optional(key),
+        };
+        let sample_every = settings.read::<u64>("probe.sample-every");
+        let every_sync = settings.read::<bool>("probe.record-every-sync");
+        Self {
+            aggregator: AggregatorConfig {
+                url: settings.read("aggregator.url"),
+                tls: tls(settings, "aggregator.ca-file", "aggregator.cert-file", "aggregator.key-file"),
+            },
+            state_dir: settings.read("state.dir"),
+            admin: settings.read("listen.admin"),
+            admin_control: settings.read("listen.admin-control"),
+            only_data_dir: settings.list("discovery.only-data-dir"),
+            interval: millis(settings, "collect.interval"),
+            probes_enabled: settings.read("probe.enabled"),
+            sampling: Sampling {
+                sample_every: if every_sync { 1 } else { u32::try_from(sample_every).unwrap_or(u32::MAX) },
+                slow_ns: u64::try_from(millis(settings, "probe.slow-threshold").as_nanos())
+                    .unwrap_or(u64::MAX),
+            },
+            write_slot: millis(settings, "probe.write-slot"),
+            write_period: millis(settings, "probe.write-period"),
+            spool: Limits {
+                disk_bytes: settings.read::<ByteSize>("spool.max-bytes").0,
+                ram_bytes: settings.read::<ByteSize>("spool.ram-bytes").0,
+            },
+            etcd_tls: tls(settings, "etcd.ca-file", "etcd.cert-file", "etcd.key-file"),
+            log_format: settings.read("log.format"),
+            log_filter: settings.read("log.filter"),
+            effective: settings.effective().into_iter().map(|(key, text, _)| (key, text)).collect(),
+        }
+    }
+
+    /// Faults that only show when settings are seen together, or against their bounds.
+    fn check(&self, settings: &mut Settings) {
+        let url: Result<hyper::Uri, _> = self.aggregator.url.parse();
+        let scheme = url.as_ref().ok().and_then(|url| url.host().and(url.scheme_str())).map(str::to_owned);
+        match scheme.as_deref() {
+            Some("https") => {}
+            Some("http") if self.aggregator.tls == TlsFiles::default() => {}
+            Some("http") => {
+                settings.fault("aggregator.url", "is http, but certificates are set: https expected")
+            }
+            _ => settings.fault("aggregator.url", "is not a URL such as http://127.0.0.1:8461"),
+        }
+        let pairs = [
+            ("aggregator.cert-file", "aggregator.key-file", &self.aggregator.tls),
+            ("etcd.cert-file", "etcd.key-file", &self.etcd_tls),
+        ];
+        for (cert, key, files) in pairs {
+            match (&files.cert, &files.key) {
+                (Some(_), None) => settings.fault(cert, format!("needs {key} as well")),
+                (None, Some(_)) => settings.fault(key, format!("needs {cert} as well")),
+                _ => {}
+            }
+        }
+        if !self.admin.ip().is_loopback() {
+            settings.fault("listen.admin", "is not a loopback address");
+        }
+        if self.interval < LEAST_INTERVAL {
+            settings.fault("collect.interval", format!("is below {} ms", LEAST_INTERVAL.as_millis()));
+        }
+        if self.write_slot > Duration::ZERO && self.write_period.as_secs() == 0 {
+            settings.fault("probe.write-period", "is below 1 s");
+        }
+        if self.write_slot >= self.write_period && self.write_slot > Duration::ZERO {
+            settings.fault("probe.write-slot", "is not shorter than probe.write-period");
+        }
+        if self.spool.disk_bytes < LEAST_SPOOL_BYTES {
+            settings.fault("spool.max-bytes", format!("is below {LEAST_SPOOL_BYTES} bytes"));
+        }
+        if self.spool.ram_bytes < LEAST_RAM_BYTES {
+            settings.fault("spool.ram-bytes", format!("is below {LEAST_RAM_BYTES} bytes"));
+        }
+        if self.only_data_dir.iter().any(|prefix| !prefix.is_absolute()) {
+            settings.fault("discovery.only-data-dir", "holds a path that is not absolute");
+        }
+        for (key, file) in [
+            ("aggregator.ca-file", &self.aggregator.tls.ca),
+            ("aggregator.cert-file", &self.aggregator.tls.cert),
+            ("aggregator.key-file", &self.aggregator.tls.key),
+            ("etcd.ca-file", &self.etcd_tls.ca),
+            ("etcd.cert-file", &self.etcd_tls.cert),
+            ("etcd.key-file", &self.etcd_tls.key),
+        ] {
+            if let Some(Err(error)) = file.as_ref().map(std::fs::File::open) {
+                settings.fault(key, error);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Config, Faults> {
+        let command = SCHEMA.add_flags(clap::Command::new("agent"));
+        let flags = command.get_matches_from([&["agent"], arguments].concat());
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::load(&flags, environment.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn without_any_setting_the_defaults_are_those_of_the_reference() {
+        let config = load(&[], &[]).expect("defaults are good");
+        assert_eq!(config.aggregator.url, "http://127.0.0.1:8461");
+        assert_eq!(config.sampling, Sampling { sample_every: 100, slow_ns: 10_000_000 });
+        assert_eq!(config.spool.disk_bytes, 1 << 30);
+        assert_eq!(config.only_data_dir, Vec::<PathBuf>::new());
+        assert!(config.probes_enabled && !config.admin_control);
+    }
+
+    #[test]
+    fn all_faults_come_at_once_with_their_source() {
+        let faults = load(
+            &["--aggregator-url", "nonsense", "--listen-admin", "0.0.0.0:1", "--spool-max-bytes", "1KiB"],
+            &[("ETCD_MONITOR_AGENT_ETCD_CERT_FILE", "/none"), ("ETCD_MONITOR_AGENT_COLLECT_INTERVAL", "1ms")],
+        )
+        .expect_err("six faults");
+        let text = faults.to_string();
+        assert_eq!(faults.0.len(), 6, "{text}");
+        for part in [
+            "aggregator.url: is not a URL",
+            "(from flag --aggregator-url)",
+            "listen.admin: is not a loopback address",
+            "spool.max-bytes: is below",
+            "etcd.cert-file: needs etcd.key-file",
+            "collect.interval: is below 200 ms (from environment variable",
+            "etcd.cert-file: No such file",
+        ] {
+            assert!(text.contains(part), "{part} not in {text}");
+        }
+    }
+
+    #[test]
+    fn every_sync_can_have_a_row_and_a_scope_can_be_set() {
+        let config = load(
+            &[
+                "--probe-record-every-sync",
+                "true",
+                "--discovery-only-data-dir",
+                "/a",
+                "--discovery-only-data-dir",
+                "/b",
+            ],
+            &[],
+        )
+        .expect("good");
+        assert_eq!(config.sampling.sample_every, 1);
+        assert_eq!(config.only_data_dir, [PathBuf::from("/a"), PathBuf::from("/b")]);
+    }
+}

@@ -1,0 +1,279 @@
+//! Finds the etcd processes of this node and follows their restarts.
+//!
+//! `/proc` is scanned twice a second. To keep that cheap on a node with thousands of processes, one that was found to
+//! be something else is looked at again only on every third scan, since it may still `exec` etcd, and a kernel
+//! thread never again. A new etcd is so seen within 1.5 s at worst.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub mod container;
+pub mod flags;
+mod procfs;
+pub mod wal;
+
+pub use container::Placement;
+pub use flags::Options;
+pub use procfs::{ProcFs, Stat};
+pub use wal::MemberIdentity;
+
+/// Pause between two scans.
+pub const SCAN_PERIOD: Duration = Duration::from_millis(500);
+
+/// A process that is not etcd is looked at again on every scan whose number is a multiple of this.
+const RECHECK_EVERY: u64 = 3;
+
+/// One process for all time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessId {
+    /// Kernel boot that the process belongs to.
+    pub boot_id: [u8; 16],
+    /// Process id.
+    pub pid: u32,
+    /// Field 22 of `/proc/PID/stat`, in clock ticks since boot.
+    pub start_ticks: u64,
+}
+
+/// Files for one of etcd's TLS sides, as this process can open them.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificate chain.
+    pub cert: Option<PathBuf>,
+    /// Private key.
+    pub key: Option<PathBuf>,
+    /// Authorities that sign the clients' certificates; by convention also etcd's own.
+    pub ca: Option<PathBuf>,
+}
+
+/// An etcd process and all that is known about it without asking it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdProcess {
+    /// Its identity.
+    pub id: ProcessId,
+    /// `--name`.
+    pub name: String,
+    /// Data directory as etcd sees it, absolute.
+    pub data_dir: PathBuf,
+    /// Data directory as this process can open it.
+    pub data_dir_here: PathBuf,
+    /// WAL directory as this process can open it.
+    pub wal_dir_here: PathBuf,
+    /// `--listen-client-urls`.
+    pub listen_client_urls: Vec<String>,
+    /// `--advertise-client-urls`.
+    pub advertise_client_urls: Vec<String>,
+    /// `--listen-metrics-urls`.
+    pub listen_metrics_urls: Vec<String>,
+    /// `--initial-advertise-peer-urls`.
+    pub peer_urls: Vec<String>,
+    /// TLS of the client side.
+    pub client_tls: TlsFiles,
+    /// TLS of the peer side.
+    pub peer_tls: TlsFiles,
+    /// Cgroup, container, pod.
+    pub placement: Placement,
+    /// False when it runs in a network namespace of its own.
+    pub shares_network: bool,
+    /// What could not be read, in words.
+    pub notes: Vec<String>,
+}
+
+/// What a scan found to have changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A new etcd process.
+    Appeared(Box<EtcdProcess>),
+    /// A known one is gone.
+    Gone(ProcessId),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Kernel,
+    Other,
+    /// etcd outside the data directories that this agent is told to watch.
+    Foreign(u64),
+    Etcd(ProcessId),
+}
+
+/// Follows the etcd processes below one `/proc`.
+#[derive(Debug)]
+pub struct Discovery {
+    proc: ProcFs,
+    boot_id: [u8; 16],
+    only: Vec<PathBuf>,
+    verdicts: HashMap<u32, Verdict>,
+    scans: u64,
+    pids: Vec<u32>,
+}
+
+impl Discovery {
+    /// Over the tree `proc`; `only` limits it to data directories below these prefixes, empty = all.
+    ///
+    /// # Errors
+    /// When the boot id can't be read.
+    pub fn new(proc: ProcFs, only: Vec<PathBuf>) -> std::io::Result<Self> {
+        let boot_id = proc.boot_id()?;
+        Ok(Self { proc, boot_id, only, verdicts: HashMap::new(), scans: 0, pids: Vec::new() })
+    }
+
+    /// Looks once and says what changed since the last time: what went first, then what came.
+    ///
+    /// # Errors
+    /// When `/proc` can't be listed.
+    pub fn scan(&mut self) -> std::io::Result<Vec<Change>> {
+        let mut pids = std::mem::take(&mut self.pids);
+        self.proc.pids(&mut pids)?;
+        pids.sort_unstable();
+        let mut changes = self.remove_gone(&pids);
+        let recheck = self.scans.is_multiple_of(RECHECK_EVERY);
+        self.scans += 1;
+        for pid in &pids {
+            match self.verdicts.get(pid) {
+                None => changes.extend(self.judge(*pid)),
+                Some(Verdict::Other) if recheck => changes.extend(self.judge(*pid)),
+                _ => {}
+            }
+        }
+        self.pids = pids;
+        Ok(changes)
+    }
+
+    fn remove_gone(&mut self, pids: &[u32]) -> Vec<Change> {
+        let mut gone = Vec::new();
+        let proc = &self.proc;
+        self.verdicts.retain(|pid, verdict| {
+            let started = match verdict {
+                Verdict::Kernel | Verdict::Other => return pids.binary_search(pid).is_ok(),
+                Verdict::Foreign(start_ticks) => *start_ticks,
+                Verdict::Etcd(id) => id.start_ticks,
+            };
+            let stat = pids.binary_search(pid).ok().and_then(|_| proc.stat(*pid));
+            let lives = stat.is_some_and(|stat| stat.start_ticks == started && !stat.is_dead());
+            if let (false, Verdict::Etcd(id)) = (lives, *verdict) {
+                gone.push(Change::Gone(id));
+            }
+            lives
+        });
+        gone
+    }
+
+    fn judge(&mut self, pid: u32) -> Option<Change> {
+        let stat = self.proc.stat(pid)?;
+        if stat.is_dead() {
+            return None;
+        }
+        if !self.is_etcd(pid, &stat) {
+            let verdict = if stat.is_kernel_thread() { Verdict::Kernel } else { Verdict::Other };
+            self.verdicts.insert(pid, verdict);
+            return None;
+        }
+        let id = ProcessId { boot_id: self.boot_id, pid, start_ticks: stat.start_ticks };
+        let process = describe(&self.proc, id);
+        // A process in the middle of exec shows an empty command line: look again on the next scan.
+        let process = process?;
+        let watched =
+            self.only.is_empty() || self.only.iter().any(|prefix| process.data_dir.starts_with(prefix));
+        if !watched {
+            self.verdicts.insert(pid, Verdict::Foreign(stat.start_ticks));
+            return None;
+        }
+        self.verdicts.insert(pid, Verdict::Etcd(id));
+        Some(Change::Appeared(Box::new(process)))
+    }
+
+    fn is_etcd(&self, pid: u32, stat: &Stat) -> bool {
+        if stat.comm == "etcd" {
+            return true;
+        }
+        // Reading links and command lines of every process would be dear: only names that begin alike are looked into.
+        if !stat.comm.starts_with("etcd")
+            || stat.comm.starts_with("etcdctl")
+            || stat.comm.starts_with("etcdutl")
+        {
+            return false;
+        }
+        let exe = self.proc.link(pid, "exe");
+        exe.as_deref().and_then(Path::file_name).is_some_and(|name| name == "etcd")
+    }
+}
+
+/// All that the process's files tell. `None` while it has no command line.
+fn describe(proc: &ProcFs, id: ProcessId) -> Option<EtcdProcess> {
+    let mut notes = Vec::new();
+    let command_line = proc.read(id.pid, "cmdline").ok().filter(|line| !line.is_empty())?;
+    let environment = proc.read(id.pid, "environ").unwrap_or_else(|error| {
+        notes.push(format!("environment of etcd not readable: {error}"));
+        Vec::new()
+    });
+    let cwd = proc.link(id.pid, "cwd").unwrap_or_else(|| {
+        notes.push("working directory of etcd not readable".to_owned());
+        PathBuf::from("/")
+    });
+    let mut options = Options::from_process(&command_line, &environment);
+    if let Some(file) = options.value("config-file") {
+        let path = proc.through_root(id.pid, &cwd.join(file));
+        let read = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+        match read.and_then(|text| Options::from_file(&text)) {
+            Ok(from_file) => options = from_file,
+            Err(error) => notes.push(format!("configuration file {}: {error}", path.display())),
+        }
+    }
+    Some(from_options(proc, id, &options, &cwd, notes))
+}
+
+fn from_options(
+    proc: &ProcFs,
+    id: ProcessId,
+    options: &Options,
+    cwd: &Path,
+    notes: Vec<String>,
+) -> EtcdProcess {
+    let name = options.value("name").unwrap_or("default").to_owned();
+    let data_dir = match options.value("data-dir") {
+        Some(directory) => cwd.join(directory),
+        None => cwd.join(format!("{name}.etcd")),
+    };
+    let wal_dir = match options.value("wal-dir") {
+        Some(directory) => cwd.join(directory),
+        None => data_dir.join("member/wal"),
+    };
+    let here = |path: &Path| proc.through_root(id.pid, path);
+    let tls = |prefix: &str| {
+        let file = |key: &str| options.value(&format!("{prefix}{key}")).map(|path| here(&cwd.join(path)));
+        let mut files =
+            TlsFiles { cert: file("cert-file"), key: file("key-file"), ca: file("trusted-ca-file") };
+        if options.is_on(&format!("{prefix}auto-tls")) && files.cert.is_none() {
+            // etcd makes itself a certificate here (`embed/config.go` ClientSelfCert, PeerSelfCert).
+            let fixtures = data_dir.join("fixtures").join(if prefix.is_empty() { "client" } else { "peer" });
+            files.cert = Some(here(&fixtures.join("cert.pem")));
+            files.key = Some(here(&fixtures.join("key.pem")));
+        }
+        files
+    };
+    let urls = |key: &str, default: &str| {
+        let found = options.parts(key);
+        if found.is_empty() && !default.is_empty() { vec![default.to_owned()] } else { found }
+    };
+    let placement = proc.read(id.pid, "cgroup").unwrap_or_default();
+    EtcdProcess {
+        id,
+        listen_client_urls: urls("listen-client-urls", "http://localhost:2379"),
+        advertise_client_urls: urls("advertise-client-urls", "http://localhost:2379"),
+        listen_metrics_urls: urls("listen-metrics-urls", ""),
+        peer_urls: urls("initial-advertise-peer-urls", "http://localhost:2380"),
+        client_tls: tls(""),
+        peer_tls: tls("peer-"),
+        placement: Placement::parse(&String::from_utf8_lossy(&placement)),
+        shares_network: proc.shares_network(id.pid),
+        data_dir_here: here(&data_dir),
+        wal_dir_here: here(&wal_dir),
+        name,
+        data_dir,
+        notes,
+    }
+}
+
+#[cfg(test)]
+mod tests;

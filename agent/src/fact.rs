@@ -1,0 +1,202 @@
+//! What the sources of the agent say, on its way to `encode`.
+
+use std::sync::Arc;
+
+use etcdmon_proto::v1::{FileClass, Hook, MetricType, SyncReason};
+
+use crate::clock::Reading;
+use crate::discover::ProcessId;
+
+/// One statement.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fact {
+    /// Both clocks of the node.
+    TimeBase(Reading),
+    /// A second of one member's syncs of one class.
+    SyncSecond(SyncSecond),
+    /// A single sync.
+    Sync(SyncRow),
+    /// A second of one member's writes of one class.
+    WriteSecond(WriteSecond),
+    /// Samples of one source.
+    Samples(Samples),
+    /// Something that happened.
+    Event(Event),
+    /// Something that was lost before it got here.
+    Lost(Lost),
+    /// A stretch in which nothing was seen.
+    Blind(Blind),
+}
+
+impl Fact {
+    /// The process it is about; `None` = the node itself.
+    pub const fn process(&self) -> Option<ProcessId> {
+        match self {
+            Self::TimeBase(_) => None,
+            Self::SyncSecond(fact) => Some(fact.process),
+            Self::Sync(fact) => Some(fact.process),
+            Self::WriteSecond(fact) => Some(fact.process),
+            Self::Samples(fact) => fact.process,
+            Self::Event(fact) => fact.process,
+            Self::Lost(fact) => fact.process,
+            Self::Blind(fact) => Some(fact.process),
+        }
+    }
+}
+
+/// Syncs of one process and class that ended in one wall-aligned second.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SyncSecond {
+    /// Who.
+    pub process: ProcessId,
+    /// Class of the files.
+    pub class: FileClass,
+    /// Begin of the second, Unix seconds.
+    pub second: i64,
+    /// (bucket, count), rising.
+    pub buckets: Vec<(u16, u64)>,
+    /// Exact sum of the latencies.
+    pub sum_ns: u64,
+    /// Syncs among them that failed.
+    pub errors: u64,
+    /// Time that the syncing threads waited for a CPU.
+    pub run_delay_ns: u64,
+    /// Which hook saw them.
+    pub hook: Hook,
+}
+
+/// One sync.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SyncRow {
+    /// Who.
+    pub process: ProcessId,
+    /// Class of the file.
+    pub class: FileClass,
+    /// Begin.
+    pub start_mono_ns: u64,
+    /// End minus begin.
+    pub latency_ns: u64,
+    /// Thread.
+    pub thread_id: u32,
+    /// Time the thread waited for a CPU.
+    pub run_delay_ns: u64,
+    /// Bytes written to the file since its last sync.
+    pub written_bytes: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// (major << 20) | minor.
+    pub device: u32,
+    /// 0 or a negative errno.
+    pub result: i32,
+    /// Why it has a row.
+    pub reason: SyncReason,
+}
+
+/// Writes of one process and class in one wall-aligned second.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WriteSecond {
+    /// Who.
+    pub process: ProcessId,
+    /// Class of the files.
+    pub class: FileClass,
+    /// Begin of the second, Unix seconds.
+    pub second: i64,
+    /// Bytes, complete.
+    pub written_bytes: u64,
+    /// Time of this second in which calls were seen.
+    pub observed_ns: u64,
+    /// Calls seen.
+    pub calls: u64,
+    /// (bucket, count) of the calls' latency, rising.
+    pub buckets: Vec<(u16, u64)>,
+    /// Exact sum of the calls' latencies.
+    pub sum_ns: u64,
+    /// `sync_file_range` calls seen.
+    pub sync_file_range_calls: u64,
+}
+
+/// A named series; shared, since the same series is sampled again and again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Series {
+    /// Prometheus name with its unit.
+    pub name: String,
+    /// Label names and values in turn, sorted by name.
+    pub labels: Vec<String>,
+    /// Counter or gauge.
+    pub kind: MetricType,
+}
+
+impl Series {
+    /// A counter. `labels` must be sorted by name.
+    pub fn counter(name: &str, labels: &[(&str, &str)]) -> Arc<Self> {
+        Self::of(name, labels, MetricType::Counter)
+    }
+
+    /// A gauge. `labels` must be sorted by name.
+    pub fn gauge(name: &str, labels: &[(&str, &str)]) -> Arc<Self> {
+        Self::of(name, labels, MetricType::Gauge)
+    }
+
+    fn of(name: &str, labels: &[(&str, &str)], kind: MetricType) -> Arc<Self> {
+        debug_assert!(labels.is_sorted(), "labels of {name} are not sorted");
+        let labels =
+            labels.iter().flat_map(|(name, value)| [(*name).to_owned(), (*value).to_owned()]).collect();
+        Arc::new(Self { name: name.to_owned(), labels, kind })
+    }
+}
+
+/// Samples taken together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Samples {
+    /// Whose; `None` = the node's.
+    pub process: Option<ProcessId>,
+    /// When.
+    pub mono_ns: u64,
+    /// What.
+    pub values: Vec<(Arc<Series>, f64)>,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// To whom; `None` = the node.
+    pub process: Option<ProcessId>,
+    /// When.
+    pub mono_ns: u64,
+    /// Stable name, such as `member.started`.
+    pub kind: &'static str,
+    /// Details, an object.
+    pub details: serde_json::Value,
+}
+
+/// Facts that were lost before they got here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lost {
+    /// Whose; `None` = not known or the node's.
+    pub process: Option<ProcessId>,
+    /// Wall clock at which it was noticed, Unix nanoseconds.
+    pub wall_ns: i64,
+    /// Stream of the ledger.
+    pub stream: &'static str,
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// A stretch in which a process was not watched.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Blind {
+    /// Who.
+    pub process: ProcessId,
+    /// Begin, Unix nanoseconds.
+    pub from_ns: i64,
+    /// End, Unix nanoseconds.
+    pub to_ns: i64,
+    /// Syncs of the WAL in it, by etcd's own count.
+    pub count: u64,
+    /// `agent_down` or `attach`.
+    pub reason: &'static str,
+    /// Ids of the member at that time, when the process is gone and only the checkpoint knows them.
+    pub ids: Option<(u64, u64)>,
+}

@@ -1,0 +1,111 @@
+//! When a process was not watched, and how many syncs fell into that time.
+//!
+//! Our own count begins when the probes attach. What came before is known from etcd's own counter of WAL syncs: at the first
+//! scrape after attaching, what it counted and we did not is what we missed. A checkpoint of an earlier agent process
+//! shortens the stretch to what came after the last facts that were kept.
+
+use crate::clock::SECOND_NS;
+use crate::discover::ProcessId;
+use crate::fact::Blind;
+use crate::spool::Kept;
+
+/// Without a scrape for so long after attaching, the interval is stated without a count.
+const PATIENCE_NS: i64 = 15 * SECOND_NS;
+
+/// A process found this young had nothing to miss, unless its counter says otherwise.
+const YOUNG_NS: i64 = 2 * SECOND_NS;
+
+/// The question of one process: open until it is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    process: ProcessId,
+    started_ns: i64,
+    attached_ns: i64,
+    kept: Option<Kept>,
+}
+
+impl Question {
+    /// For a process that began at `started_ns` and is watched since `attached_ns`; `kept` is what the checkpoint
+    /// knows of it. All in Unix nanoseconds.
+    pub const fn new(process: ProcessId, started_ns: i64, attached_ns: i64, kept: Option<Kept>) -> Self {
+        Self { process, started_ns, attached_ns, kept }
+    }
+
+    /// The answer, once etcd's counter is known together with ours at the same moment. `None` = nothing was missed.
+    pub fn answer(&self, etcd_wal_syncs: u64, own_wal_syncs: u64) -> Option<Blind> {
+        let before_attach = etcd_wal_syncs.saturating_sub(own_wal_syncs);
+        let kept_syncs = self.kept.as_ref().and_then(|kept| kept.wal_syncs).unwrap_or(0);
+        let count = before_attach.saturating_sub(kept_syncs);
+        // An agent that was away is stated even if etcd was idle; a process seen from its beginning is not.
+        (self.kept.is_some() || count > 0).then(|| self.blind(count))
+    }
+
+    /// The answer without etcd's counter, once waiting for it has taken too long.
+    pub fn give_up(&self, now_ns: i64) -> Option<Option<Blind>> {
+        if now_ns - self.attached_ns < PATIENCE_NS {
+            return None;
+        }
+        let missed = self.kept.is_some() || self.attached_ns - self.started_ns > YOUNG_NS;
+        Some(missed.then(|| self.blind(0)))
+    }
+
+    fn blind(&self, count: u64) -> Blind {
+        let (from_ns, reason) = match &self.kept {
+            Some(kept) => (kept.until_ns, "agent_down"),
+            None => (self.started_ns, "attach"),
+        };
+        Blind {
+            process: self.process,
+            from_ns: from_ns.min(self.attached_ns),
+            to_ns: self.attached_ns,
+            count,
+            reason,
+            ids: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROCESS: ProcessId = ProcessId { boot_id: [1; 16], pid: 2, start_ticks: 3 };
+
+    fn kept(wal_syncs: Option<u64>) -> Option<Kept> {
+        Some(Kept { until_ns: 50 * SECOND_NS, wal_syncs, cluster_id: 8, member_id: 9 })
+    }
+
+    #[test]
+    fn a_process_seen_from_its_first_sync_has_no_blind_interval() {
+        let question = Question::new(PROCESS, 10 * SECOND_NS, 11 * SECOND_NS, None);
+        assert_eq!(question.answer(7, 7), None);
+        assert_eq!(question.answer(7, 8), None, "the page may be a little older than our count");
+    }
+
+    #[test]
+    fn what_a_process_synced_before_attaching_is_blind_from_its_start() {
+        let question = Question::new(PROCESS, 10 * SECOND_NS, 60 * SECOND_NS, None);
+        let blind = question.answer(100, 30).expect("70 missed");
+        assert_eq!((blind.count, blind.reason), (70, "attach"));
+        assert_eq!((blind.from_ns, blind.to_ns), (10 * SECOND_NS, 60 * SECOND_NS));
+    }
+
+    #[test]
+    fn after_a_killed_agent_only_what_came_after_the_checkpoint_is_blind() {
+        let question = Question::new(PROCESS, 10 * SECOND_NS, 60 * SECOND_NS, kept(Some(40)));
+        let blind = question.answer(100, 30).expect("30 missed");
+        assert_eq!((blind.count, blind.reason), (30, "agent_down"));
+        assert_eq!((blind.from_ns, blind.to_ns), (50 * SECOND_NS, 60 * SECOND_NS));
+        assert_eq!(question.answer(40, 0).expect("idle, but away").count, 0);
+    }
+
+    #[test]
+    fn without_a_scrape_the_interval_is_stated_after_a_while() {
+        let question = Question::new(PROCESS, 10 * SECOND_NS, 60 * SECOND_NS, kept(None));
+        assert_eq!(question.give_up(61 * SECOND_NS), None);
+        let blind = question.give_up(80 * SECOND_NS).expect("patience is over").expect("was away");
+        assert_eq!(blind.count, 0);
+        let young = Question::new(PROCESS, 59 * SECOND_NS, 60 * SECOND_NS, None);
+        assert_eq!(young.give_up(80 * SECOND_NS), Some(None));
+    }
+}

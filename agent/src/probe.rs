@@ -1,0 +1,420 @@
+//! The thread that reads the kernel probes.
+//!
+//! An OS thread of its own, with raised priority where that is allowed: it drains the ring of sync records on a timer, and at
+//! each whole second of the wall clock takes a snapshot of every process's counters, from which the rows of that second
+//! follow. It must not wait for anything: when the hub's channel is full, a snapshot is put off and its counts fall into
+//! the next second; single records that find no room are counted as lost.
+//!
+//! A sync belongs to the second in which it ended, as seen by the snapshot at its end.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use etcdmon_proto::v1::{Degradation, FileClass, Hook};
+use etcdmon_service::logging::ErrorChain;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock::{Reading, SECOND_NS};
+use crate::discover::{EtcdProcess, ProcessId};
+use crate::ebpf::{ProbeConfig, Probes, Records, TargetCounters};
+use crate::fact::{Event, Fact, SyncRow};
+use crate::hub::Note;
+use crate::telemetry::Telemetry;
+
+mod losses;
+pub mod second;
+
+use losses::Losses;
+
+/// Pause between two drains. The ring of 1 MiB holds 14,000 records: 290,000 a second.
+const DRAIN_EVERY: Duration = Duration::from_millis(50);
+
+/// Niceness of the thread: before etcd, so that a starved CPU can be reported.
+const NICENESS: i32 = -15;
+
+/// After failing to watch a process, the next attempt.
+const RETRY_AFTER_NS: i64 = 15 * SECOND_NS;
+
+/// Slots of channel left for others when records are handed over.
+const RESERVE: usize = 64;
+
+/// How the probes are used.
+#[derive(Debug, Clone)]
+pub struct ProbeSettings {
+    /// Whether they are on at all.
+    pub enabled: bool,
+    /// What they are loaded with.
+    pub config: ProbeConfig,
+    /// Length of a write slot; zero = none.
+    pub write_slot: Duration,
+    /// A write slot begins on every whole second that is a multiple of this.
+    pub write_period: Duration,
+}
+
+enum Command {
+    Add(Box<EtcdProcess>),
+    Remove(ProcessId, oneshot::Sender<()>),
+    Enable(bool, oneshot::Sender<Result<(), String>>),
+    Stop(oneshot::Sender<()>),
+}
+
+/// How the rest of the agent talks to the thread.
+#[derive(Clone)]
+pub struct ProbeHandle {
+    commands: Sender<Command>,
+    probes: Option<Arc<Probes>>,
+}
+
+impl std::fmt::Debug for ProbeHandle {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("ProbeHandle").field("loaded", &self.probes.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl ProbeHandle {
+    /// Begins to watch a process.
+    pub fn add(&self, process: EtcdProcess) {
+        let _thread_ended = self.commands.send(Command::Add(Box::new(process)));
+    }
+
+    /// Ends watching a process; returns when its last counts are on their way.
+    pub async fn remove(&self, process: ProcessId) {
+        let (done, wait) = oneshot::channel();
+        if self.commands.send(Command::Remove(process, done)).is_ok() {
+            let _thread_ended = wait.await;
+        }
+    }
+
+    /// Switches the probes on or off.
+    ///
+    /// # Errors
+    /// In words, when they are not loaded.
+    pub async fn enable(&self, enabled: bool) -> Result<(), String> {
+        let (done, wait) = oneshot::channel();
+        let ended = "the probes' thread has ended".to_owned();
+        self.commands.send(Command::Enable(enabled, done)).map_err(|_gone| ended.clone())?;
+        wait.await.map_err(|_gone| ended)?
+    }
+
+    /// Ends the thread; returns when all counts are on their way.
+    pub async fn stop(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.commands.send(Command::Stop(done)).is_ok() {
+            let _thread_ended = wait.await;
+        }
+    }
+
+    /// Syncs of WAL files and directories of a process since it is watched; `None` when it is not.
+    pub fn wal_syncs(&self, process: ProcessId) -> Option<u64> {
+        self.probes.as_ref()?.snapshot(process.pid).map(|counters| second::wal_syncs(&counters))
+    }
+}
+
+/// Loads the probes and starts the thread. Probes that can't be had are reported as degraded; the thread then only
+/// keeps time.
+///
+/// # Errors
+/// When the thread can't be started.
+pub fn start(
+    settings: ProbeSettings,
+    notes: mpsc::Sender<Note>,
+    telemetry: Arc<Telemetry>,
+) -> std::io::Result<ProbeHandle> {
+    let loaded = Probes::load(&settings.config);
+    let probes = match loaded {
+        Ok(probes) => Some(Arc::new(probes)),
+        Err(error) => {
+            let degraded = degradation("ebpf", &ErrorChain(&error).to_string(), error.remedy());
+            // The channel is empty: nothing else runs yet.
+            let _full = notes.try_send(degraded);
+            None
+        }
+    };
+    let (commands, receiver) = channel();
+    let handle = ProbeHandle { commands, probes: probes.clone() };
+    let thread = ProbeThread {
+        enabled: settings.enabled,
+        settings,
+        records: probes.as_ref().and_then(|probes| probes.take_records()),
+        probes,
+        notes,
+        telemetry,
+        targets: BTreeMap::new(),
+        losses: Losses::default(),
+        slot_opened: None,
+        degradations: Vec::new(),
+        rows: Vec::new(),
+    };
+    std::thread::Builder::new().name("probes".to_owned()).spawn(move || thread.run(&receiver))?;
+    Ok(handle)
+}
+
+struct Target {
+    process: EtcdProcess,
+    watch: Option<(Hook, TargetCounters)>,
+    retry_at_ns: i64,
+}
+
+struct ProbeThread {
+    settings: ProbeSettings,
+    enabled: bool,
+    probes: Option<Arc<Probes>>,
+    records: Option<Records>,
+    notes: mpsc::Sender<Note>,
+    telemetry: Arc<Telemetry>,
+    targets: BTreeMap<ProcessId, Target>,
+    losses: Losses,
+    slot_opened: Option<std::time::Instant>,
+    degradations: Vec<Degradation>,
+    rows: Vec<SyncRow>,
+}
+
+impl ProbeThread {
+    fn run(mut self, commands: &Receiver<Command>) {
+        raise_priority();
+        let mut second = Reading::now().wall_ns.div_euclid(SECOND_NS);
+        loop {
+            let pause = DRAIN_EVERY.min(Reading::now().until_next_second());
+            match commands.recv_timeout(pause) {
+                Ok(Command::Stop(done)) => {
+                    self.switch(false);
+                    let _nobody_waits = done.send(());
+                    return;
+                }
+                Ok(command) => self.obey(command),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.drain();
+            let now = Reading::now();
+            let now_second = now.wall_ns.div_euclid(SECOND_NS);
+            if now_second != second {
+                second = now_second;
+                self.end_second(now);
+            }
+            self.end_write_slot();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Add(process) => {
+                let id = process.id;
+                self.targets.insert(id, Target { process: *process, watch: None, retry_at_ns: 0 });
+                self.attach(id);
+            }
+            Command::Remove(process, done) => {
+                self.detach(process);
+                self.targets.remove(&process);
+                let _nobody_waits = done.send(());
+            }
+            Command::Enable(enabled, done) => {
+                let outcome = match &self.probes {
+                    Some(_) => {
+                        self.switch(enabled);
+                        Ok(())
+                    }
+                    None => Err("the probes are not loaded".to_owned()),
+                };
+                let _nobody_waits = done.send(outcome);
+            }
+            Command::Stop(_) => {}
+        }
+    }
+
+    fn switch(&mut self, enabled: bool) {
+        self.enabled = enabled;
+        let processes: Vec<ProcessId> = self.targets.keys().copied().collect();
+        for process in processes {
+            if enabled {
+                self.attach(process);
+            } else {
+                self.detach(process);
+            }
+        }
+    }
+
+    fn attach(&mut self, id: ProcessId) {
+        let Some(probes) = self.probes.clone().filter(|_| self.enabled) else { return };
+        let Some(target) = self.targets.get_mut(&id).filter(|target| target.watch.is_none()) else { return };
+        match probes.add_target(id.pid, &directories(&target.process)) {
+            Ok(watch) => {
+                let Some(zero) = probes.snapshot(id.pid) else { return };
+                // Nothing can have been missed between the two, but something may have been counted already.
+                let start = zero.since(&zero);
+                target.watch = Some((watch.hook, start));
+                let at = Reading::now();
+                let details = serde_json::json!({
+                    "hook": watch.hook.name(), "reason": watch.reason, "cost": watch.cost(),
+                });
+                tracing::info!(
+                    pid = id.pid,
+                    hook = watch.hook.name(),
+                    reason = watch.reason,
+                    "watching syncs"
+                );
+                let event = Event { process: Some(id), mono_ns: at.mono_ns, kind: "member.watched", details };
+                self.tell(Note::Attached { process: id, at });
+                self.tell(Note::Facts(vec![Fact::Event(event)]));
+                if watch.hook == Hook::Syscall {
+                    let reason = format!("{}; cost: {}", watch.reason, watch.cost());
+                    self.degrade("sync.hook", &reason, "put etcd's directories on ext4");
+                }
+                for off in probes.facts().degraded {
+                    self.degrade(&off.capability, &off.reason, off.remedy);
+                }
+            }
+            Err(error) => {
+                target.retry_at_ns = Reading::now().wall_ns + RETRY_AFTER_NS;
+                self.degrade("sync.hook", &ErrorChain(&error).to_string(), error.remedy());
+            }
+        }
+    }
+
+    fn detach(&mut self, id: ProcessId) {
+        self.drain();
+        let last = self.probes.as_ref().and_then(|probes| probes.remove_target(id.pid));
+        let Some(target) = self.targets.get_mut(&id) else { return };
+        let Some((hook, before)) = target.watch.take() else { return };
+        if let Some(last) = last {
+            let now = Reading::now();
+            let facts = second::facts(id, now.wall_ns.div_euclid(SECOND_NS), hook, &last.since(&before));
+            self.tell_ended(id, facts, now, &last);
+        }
+    }
+
+    /// Rows of the second that just ended.
+    fn end_second(&mut self, now: Reading) {
+        if self.notes.capacity() < RESERVE {
+            // Put off: the counts stay in the kernel and fall into the next second.
+            self.telemetry.snapshots_put_off.inc();
+            return;
+        }
+        self.tell(Note::Facts(vec![Fact::TimeBase(now)]));
+        let second = now.wall_ns.div_euclid(SECOND_NS) - 1;
+        let Some(probes) = self.probes.clone() else { return };
+        let processes: Vec<ProcessId> = self.targets.keys().copied().collect();
+        for id in processes {
+            let Some(target) = self.targets.get_mut(&id) else { continue };
+            let Some((hook, before)) = &mut target.watch else {
+                if now.wall_ns >= target.retry_at_ns {
+                    self.attach(id);
+                }
+                continue;
+            };
+            let Some(after) = probes.snapshot(id.pid) else { continue };
+            let (hook, delta) = (*hook, after.since(before));
+            *before = after.clone();
+            self.tell_ended(id, second::facts(id, second, hook, &delta), now, &after);
+        }
+        let lost = self.losses.since_last(&probes.losses(), now, &self.telemetry);
+        if !lost.is_empty() {
+            self.tell(Note::Facts(lost));
+        }
+        self.begin_write_slot(second + 1);
+    }
+
+    fn tell_ended(&mut self, process: ProcessId, facts: Vec<Fact>, at: Reading, counters: &TargetCounters) {
+        if !facts.is_empty() {
+            self.tell(Note::Facts(facts));
+        }
+        let own_wal_syncs = second::wal_syncs(counters);
+        self.tell(Note::SecondEnded { process, until_ns: at.wall_ns, own_wal_syncs });
+    }
+
+    fn begin_write_slot(&mut self, second: i64) {
+        let period = i64::try_from(self.settings.write_period.as_secs()).unwrap_or(i64::MAX).max(1);
+        let due = !self.settings.write_slot.is_zero() && second.rem_euclid(period) == 0;
+        let Some(probes) = self.probes.as_ref().filter(|_| due && self.enabled && self.slot_opened.is_none())
+        else {
+            return;
+        };
+        match probes.open_write_slot() {
+            Ok(()) => self.slot_opened = Some(std::time::Instant::now()),
+            Err(error) => {
+                let reason = ErrorChain(&error).to_string();
+                self.degrade("write.calls", &reason, error.remedy());
+            }
+        }
+    }
+
+    fn end_write_slot(&mut self) {
+        let over = self.slot_opened.is_some_and(|opened| opened.elapsed() >= self.settings.write_slot);
+        if let Some(probes) = self.probes.as_ref().filter(|_| over) {
+            probes.close_write_slot();
+            self.slot_opened = None;
+        }
+    }
+
+    /// Empties the ring.
+    fn drain(&mut self) {
+        let Some(records) = &mut self.records else { return };
+        let (targets, rows) = (&self.targets, &mut self.rows);
+        records.drain(|record| {
+            // A record of a process that was removed meanwhile has nobody to belong to.
+            let process = targets.keys().find(|id| id.pid == record.pid);
+            rows.extend(process.map(|process| second::row(*process, &record)));
+        });
+        if self.rows.is_empty() {
+            return;
+        }
+        let facts: Vec<Fact> = self.rows.drain(..).map(Fact::Sync).collect();
+        let count = facts.len() as u64;
+        if self.notes.capacity() < RESERVE || self.notes.try_send(Note::Facts(facts)).is_err() {
+            self.losses.add_rows(count);
+        }
+    }
+
+    /// Room was checked for, or the note is one of a few.
+    fn tell(&self, note: Note) {
+        if self.notes.try_send(note).is_err() {
+            self.telemetry.notes_lost.inc();
+            tracing::error!("a note of the probes found no room");
+        }
+    }
+
+    fn degrade(&mut self, capability: &str, reason: &str, remedy: &str) {
+        let degraded = Degradation {
+            capability: capability.to_owned(),
+            reason: reason.to_owned(),
+            remedy: remedy.to_owned(),
+        };
+        if !self.degradations.contains(&degraded) {
+            self.degradations.push(degraded.clone());
+            self.tell(Note::Degraded(degraded));
+        }
+    }
+}
+
+fn degradation(capability: &str, reason: &str, remedy: &str) -> Note {
+    Note::Degraded(Degradation {
+        capability: capability.to_owned(),
+        reason: reason.to_owned(),
+        remedy: remedy.to_owned(),
+    })
+}
+
+/// The directories that decide the hook. One that etcd has not made yet will be made on the filesystem of what is there.
+fn directories(process: &EtcdProcess) -> Vec<PathBuf> {
+    let existing = |path: &Path| path.ancestors().find(|path| path.exists()).map(Path::to_owned);
+    let mut found: Vec<PathBuf> = [&process.data_dir_here, &process.wal_dir_here]
+        .into_iter()
+        .filter_map(|path| existing(path))
+        .collect();
+    found.dedup();
+    found
+}
+
+fn raise_priority() {
+    // SAFETY: numbers only; 0 is the calling thread.
+    let outcome = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+    if outcome != 0 {
+        tracing::debug!(error = %std::io::Error::last_os_error(), "priority of the probes' thread not raised");
+    }
+}
+
+/// Classes that etcd's own WAL histogram counts: records, and the directory at a cut.
+const WAL_CLASSES: [FileClass; 2] = [FileClass::Wal, FileClass::Directory];

@@ -1,0 +1,119 @@
+//! Carries batches and the live summary to the aggregator.
+//!
+//! Two streams on two connections, so that a full batch stream never delays the live one. Both begin with Hello, both come
+//! back after a break with a growing pause. A batch stays in flight until the aggregator says that it is durable; after a
+//! break what is in flight is sent again, byte-identical.
+
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use etcdmon_proto::{MAX_MESSAGE_BYTES, PROTOCOL, v1};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use crate::config::AggregatorConfig;
+
+pub mod batches;
+pub mod live;
+
+/// First and longest pause between two attempts to connect.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// Time for a connection, and for the answer to Hello.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A dead peer is noticed after about twice this time.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// A TLS file.
+    #[error("read {path}")]
+    File {
+        /// Which.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No connection.
+    #[error("connect to aggregator")]
+    Connect(#[source] tonic::transport::Error),
+    /// The aggregator ended the stream with an error.
+    #[error("stream to aggregator: {}: {}", .0.code(), .0.message())]
+    Stream(Box<tonic::Status>),
+    /// The aggregator ended the stream.
+    #[error("the aggregator closed the stream")]
+    Closed,
+    /// Hello was not answered by Welcome in time.
+    #[error("the aggregator did not answer the greeting")]
+    NoWelcome,
+    /// The aggregator speaks no generation that this agent speaks.
+    #[error("the aggregator speaks protocol {theirs}, this agent {PROTOCOL}")]
+    Protocol {
+        /// What it asked for.
+        theirs: u32,
+    },
+    /// Batches are taken but never acknowledged.
+    #[error("no batch was acknowledged for {} s", .0.as_secs())]
+    Stalled(Duration),
+}
+
+/// The greeting of both streams.
+pub fn hello(agent_id: [u8; 16], epoch: [u8; 16], boot_id: [u8; 16]) -> v1::Hello {
+    let node_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    v1::Hello {
+        agent_id: agent_id.to_vec(),
+        epoch: epoch.to_vec(),
+        protocol_min: PROTOCOL,
+        protocol_max: PROTOCOL,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        node_name: node_name.trim().to_owned(),
+        boot_id: boot_id.to_vec(),
+    }
+}
+
+type Client = v1::ingest_client::IngestClient<Channel>;
+
+/// Connects. TLS files are read each time, so renewed certificates are picked up.
+async fn connect(config: &AggregatorConfig) -> Result<Client, SendError> {
+    let mut endpoint = Endpoint::from_shared(config.url.clone())
+        .map_err(SendError::Connect)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true);
+    if config.url.starts_with("https:") {
+        endpoint = endpoint.tls_config(tls(config)?).map_err(SendError::Connect)?;
+    }
+    let channel = endpoint.connect().await.map_err(SendError::Connect)?;
+    Ok(Client::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+}
+
+fn tls(config: &AggregatorConfig) -> Result<ClientTlsConfig, SendError> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|source| SendError::File { path: path.display().to_string(), source })
+    };
+    let mut tls = match &config.tls.ca {
+        Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?)),
+        None => ClientTlsConfig::new().with_webpki_roots(),
+    };
+    if let (Some(cert), Some(key)) = (&config.tls.cert, &config.tls.key) {
+        tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+    }
+    Ok(tls)
+}
+
+/// Checks a Welcome against what this agent speaks.
+fn check(welcome: &v1::Welcome) -> Result<(), SendError> {
+    if welcome.protocol == PROTOCOL { Ok(()) } else { Err(SendError::Protocol { theirs: welcome.protocol }) }
+}
+
+/// Limits the time until a stream stands.
+async fn in_time<T>(work: impl Future<Output = Result<T, SendError>>) -> Result<T, SendError> {
+    tokio::time::timeout(CONNECT_TIMEOUT, work).await.unwrap_or(Err(SendError::NoWelcome))
+}

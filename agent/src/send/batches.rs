@@ -1,0 +1,251 @@
+//! The batch stream: a window of unacknowledged batches.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcdmon_proto::v1::{self, batch_reply, batch_request};
+use etcdmon_service::backoff::Backoff;
+use etcdmon_service::logging::ErrorChain;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+
+use super::{PAUSES, SendError, check, connect, in_time};
+use crate::config::AggregatorConfig;
+use crate::hub::Note;
+use crate::spool::thread::SpoolHandle;
+use crate::spool::{BatchId, Outgoing};
+use crate::telemetry::Telemetry;
+
+/// Bounds of the pace that the aggregator may ask for. A batch that is closed later than this would break the promise
+/// that facts older than ten seconds survive a kill -9.
+const INTERVALS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(4));
+
+/// Most batches in flight, whatever the aggregator allows.
+const WINDOW_LIMIT: usize = 64;
+
+/// Without any acknowledgement for so long while batches are in flight, the stream is begun anew.
+const STALLED_AFTER: Duration = Duration::from_secs(120);
+
+struct InFlight {
+    outgoing: Outgoing,
+    sent: bool,
+}
+
+type Taking = Pin<Box<dyn Future<Output = Option<Outgoing>> + Send + Sync>>;
+
+/// Sends batches until it is cancelled.
+pub struct BatchSender {
+    config: AggregatorConfig,
+    hello: v1::Hello,
+    spool: SpoolHandle,
+    interval: watch::Sender<Duration>,
+    notes: mpsc::Sender<Note>,
+    telemetry: Arc<Telemetry>,
+    in_flight: VecDeque<InFlight>,
+    /// The request to the spool that is open. It outlives a connection: what it yields must not be lost.
+    taking: Option<Taking>,
+    /// Whether the loss of the connection was reported.
+    reported: bool,
+}
+
+impl BatchSender {
+    /// From the spool to the aggregator. `interval` is where the aggregator's pace goes.
+    pub fn new(
+        config: AggregatorConfig,
+        hello: v1::Hello,
+        spool: SpoolHandle,
+        interval: watch::Sender<Duration>,
+        notes: mpsc::Sender<Note>,
+        telemetry: Arc<Telemetry>,
+    ) -> Self {
+        let in_flight = VecDeque::new();
+        Self { config, hello, spool, interval, notes, telemetry, in_flight, taking: None, reported: false }
+    }
+
+    /// Connects, sends, and connects anew, until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        loop {
+            let ended = tokio::select! {
+                () = stop.cancelled() => return,
+                ended = self.stream(&mut backoff) => ended,
+            };
+            self.telemetry.connected.set(0);
+            if let Err(error) = ended {
+                self.report(&error);
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(backoff.pause()) => {}
+            }
+        }
+    }
+
+    fn report(&mut self, error: &SendError) {
+        let error = ErrorChain(error).to_string();
+        if std::mem::replace(&mut self.reported, true) {
+            tracing::debug!(error, "still no batch stream");
+            return;
+        }
+        tracing::warn!(
+            error,
+            url = self.config.url,
+            "no batch stream to the aggregator, batches are spooled"
+        );
+        let degraded = v1::Degradation {
+            capability: "send.batches".to_owned(),
+            reason: error,
+            remedy: "check aggregator.url and whether the aggregator runs; batches wait in the spool"
+                .to_owned(),
+        };
+        let _hub_busy = self.notes.try_send(Note::Degraded(degraded));
+    }
+
+    async fn stream(&mut self, backoff: &mut Backoff) -> Result<(), SendError> {
+        let (requests, receiver) = mpsc::channel(WINDOW_LIMIT + 1);
+        let mut replies = in_time(self.open(&requests, receiver)).await?;
+        let welcome = in_time(welcome(&mut replies)).await?;
+        check(&welcome)?;
+        backoff.reset();
+        tracing::info!(
+            url = self.config.url,
+            aggregator_version = welcome.aggregator_version,
+            window = welcome.window_batches,
+            interval_ms = welcome.batch_interval_ms,
+            in_flight = self.in_flight.len(),
+            "batch stream stands"
+        );
+        self.reported = false;
+        self.telemetry.connections.inc();
+        self.telemetry.connected.set(1);
+        let _hub_busy = self.notes.try_send(Note::Restored("send.batches"));
+        let interval = Duration::from_millis(u64::from(welcome.batch_interval_ms));
+        self.interval.send_replace(interval.clamp(INTERVALS.0, INTERVALS.1));
+        let window = (welcome.window_batches as usize).clamp(1, WINDOW_LIMIT);
+        for waiting in &mut self.in_flight {
+            transmit(&requests, waiting).await?;
+        }
+        self.exchange(&requests, &mut replies, window).await
+    }
+
+    async fn open(
+        &self,
+        requests: &mpsc::Sender<v1::BatchRequest>,
+        receiver: mpsc::Receiver<v1::BatchRequest>,
+    ) -> Result<Streaming<v1::BatchReply>, SendError> {
+        let mut client = connect(&self.config).await?;
+        let hello = batch_request::Message::Hello(self.hello.clone());
+        let greeting = v1::BatchRequest { message: Some(hello) };
+        requests.send(greeting).await.map_err(|_closed| SendError::Closed)?;
+        let response = client.batches(ReceiverStream::new(receiver)).await;
+        Ok(response.map_err(|status| SendError::Stream(Box::new(status)))?.into_inner())
+    }
+
+    async fn exchange(
+        &mut self,
+        requests: &mpsc::Sender<v1::BatchRequest>,
+        replies: &mut Streaming<v1::BatchReply>,
+        window: usize,
+    ) -> Result<(), SendError> {
+        let mut last_progress = Instant::now();
+        loop {
+            if self.in_flight.is_empty() {
+                last_progress = Instant::now();
+            }
+            if self.taking.is_none() {
+                let spool = self.spool.clone();
+                self.taking = Some(Box::pin(async move { spool.take().await }));
+            }
+            let Some(taking) = &mut self.taking else { continue };
+            let has_room = self.in_flight.len() < window;
+            tokio::select! {
+                reply = replies.message() => {
+                    let reply = reply.map_err(|status| SendError::Stream(Box::new(status)))?;
+                    self.settle(reply.ok_or(SendError::Closed)?).await;
+                    last_progress = Instant::now();
+                }
+                taken = taking, if has_room => {
+                    self.taking = None;
+                    // The spool closes only when the agent ends.
+                    let Some(outgoing) = taken else { return Ok(()) };
+                    let mut waiting = InFlight { outgoing, sent: false };
+                    let outcome = transmit(requests, &mut waiting).await;
+                    self.in_flight.push_back(waiting);
+                    outcome?;
+                }
+                () = tokio::time::sleep_until(last_progress + STALLED_AFTER), if !self.in_flight.is_empty() => {
+                    return Err(SendError::Stalled(STALLED_AFTER));
+                }
+            }
+        }
+    }
+
+    async fn settle(&mut self, reply: v1::BatchReply) {
+        match reply.message {
+            Some(batch_reply::Message::Acknowledgement(acknowledgement)) => {
+                let Some(id) = batch_id(&acknowledgement.epoch, acknowledgement.sequence) else { return };
+                self.forget(id);
+                self.telemetry.acknowledged.inc();
+                self.telemetry.unknown_rows.inc_by(acknowledgement.unknown_rows);
+                self.spool.acknowledge(id).await;
+            }
+            Some(batch_reply::Message::Refusal(refusal)) => {
+                let Some(id) = batch_id(&refusal.epoch, refusal.sequence) else { return };
+                tracing::error!(
+                    batch = id.sequence,
+                    reason = refusal.reason,
+                    "the aggregator refused a batch"
+                );
+                self.forget(id);
+                self.telemetry.refused.inc();
+                self.spool.refuse(id).await;
+            }
+            // A second Welcome changes the pace only.
+            Some(batch_reply::Message::Welcome(welcome)) => {
+                let interval = Duration::from_millis(u64::from(welcome.batch_interval_ms));
+                self.interval.send_replace(interval.clamp(INTERVALS.0, INTERVALS.1));
+            }
+            None => tracing::debug!("the aggregator sent a reply of an unknown kind"),
+        }
+    }
+
+    fn forget(&mut self, id: BatchId) {
+        self.in_flight.retain(|waiting| waiting.outgoing.id != id);
+    }
+}
+
+async fn welcome(replies: &mut Streaming<v1::BatchReply>) -> Result<v1::Welcome, SendError> {
+    let reply = replies.message().await.map_err(|status| SendError::Stream(Box::new(status)))?;
+    match reply.ok_or(SendError::Closed)?.message {
+        Some(batch_reply::Message::Welcome(welcome)) => Ok(welcome),
+        _ => Err(SendError::NoWelcome),
+    }
+}
+
+async fn transmit(
+    requests: &mpsc::Sender<v1::BatchRequest>,
+    waiting: &mut InFlight,
+) -> Result<(), SendError> {
+    let Outgoing { id, payload, maybe_sent_before } = &waiting.outgoing;
+    let envelope = v1::BatchEnvelope {
+        epoch: id.epoch.to_vec(),
+        sequence: id.sequence,
+        payload: payload.to_vec(),
+        payload_crc32c: crc32c::crc32c(payload),
+        maybe_sent_before: *maybe_sent_before || waiting.sent,
+    };
+    waiting.sent = true;
+    let request = v1::BatchRequest { message: Some(batch_request::Message::Batch(envelope)) };
+    requests.send(request).await.map_err(|_closed| SendError::Closed)
+}
+
+fn batch_id(epoch: &[u8], sequence: u64) -> Option<BatchId> {
+    let epoch = epoch.try_into().ok()?;
+    Some(BatchId { epoch, sequence })
+}
