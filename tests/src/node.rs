@@ -1,8 +1,8 @@
 //! Agents and the aggregator, run as their users run them: the built binaries, flags, a ready file, signals.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -136,6 +136,30 @@ impl Daemon {
         self.process.as_mut().with_context(|| format!("{} is not running", self.name))
     }
 
+    /// Waits for it to end by itself.
+    ///
+    /// # Errors
+    /// When it does not within `limit`.
+    pub async fn wait_end(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let process = self.process.as_mut().with_context(|| format!("{} was not started", self.name))?;
+        wait::until(&format!("{} to end", self.name), limit, async || Ok(process.ended())).await
+    }
+
+    /// Waits until it has printed something in which all these words occur, in any case of letters.
+    ///
+    /// # Errors
+    /// When it does not within `limit`; the message has the end of its log.
+    pub async fn wait_output(&self, words: &[&str], limit: Duration) -> Result<()> {
+        let says = |line: &str| {
+            let line = line.to_lowercase();
+            words.iter().all(|word| line.contains(&word.to_lowercase()))
+        };
+        let what = format!("a line of {} with {words:?}", self.name);
+        wait::until(&what, limit, async || Ok(self.output().lines().any(says).then_some(())))
+            .await
+            .with_context(|| self.tail())
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         self.process = None;
@@ -214,21 +238,12 @@ impl Agent {
         Ok(Self { daemon, admin })
     }
 
-    /// Starts one agent for all members of a cluster.
+    /// Starts one agent for all members of a cluster. What it needs to talk to them it finds in their flags.
     ///
     /// # Errors
     /// When it does not become ready.
     pub async fn start(place: &Place, name: &str, ingest: &str, cluster: &Cluster) -> Result<Self> {
         let mut agent = Self::prepare(place, name, ingest, &data_dirs(cluster))?;
-        let certificates = cluster.certificates();
-        if let Some(files) = certificates {
-            let flag = |flag: &str, path: &Path| [flag.to_owned(), path.display().to_string()];
-            agent.daemon = agent
-                .daemon
-                .args(flag("--etcd-ca-file", &files.authority))
-                .args(flag("--etcd-cert-file", &files.client))
-                .args(flag("--etcd-key-file", &files.client_key));
-        }
         agent.daemon.start().await?;
         Ok(agent)
     }

@@ -30,7 +30,8 @@ async fn member_hex(stand: &Stand, member: usize) -> Result<String> {
     Ok(format!("{:016x}", stand.cluster.member_id(member).await?))
 }
 
-/// S1, S2, S10, T3: syncs of every member are read back over the API, and so are the members and who leads.
+/// S1, S2, S10, T3: with TLS and no configuration, syncs of every member are read back over the API, and so are the
+/// members and who leads.
 #[test]
 fn syncs_measured_in_the_kernel_are_read_back_over_the_api() {
     if skip_without_root("probes") {
@@ -38,7 +39,8 @@ fn syncs_measured_in_the_kernel_are_read_back_over_the_api() {
     }
     run(async |place| {
         let _turn = ONE_AT_A_TIME.lock().await;
-        let stand = stand(&place).await?;
+        let plan = Plan { rate: Some(40), ..Plan::default() };
+        let stand = Stand::start(&place, Cluster::builder("tls").tls(true), &plan).await?;
         let base = format!("/api/v1/clusters/{}", stand.id);
         let members = stand.api.members(&stand.id).await?;
         ensure!(members.len() == 3, "three members, not {members:?}");
