@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::Api;
-use crate::etcd::{Client, Cluster};
-use crate::load::Plan;
+use crate::etcd::{Builder, Client, Cluster};
+use crate::load::{Load, Plan};
 use crate::node::{Agent, Aggregator};
 use crate::place::Place;
 use crate::stand::{Stand, VISIBLE_LIMIT};
@@ -89,6 +89,28 @@ async fn run(options: &Options, place: &Arc<Place>) -> Result<()> {
     }
     print_urls(&stand.aggregator, &stand.agent, &stand.cluster.endpoints(), place);
     show_facts(&stand.api, &stand.id, stand.since).await
+}
+
+/// Only a cluster with a load on it, until a signal comes.
+///
+/// # Errors
+/// When it does not start.
+pub async fn cluster(builder: Builder, rate: u32) -> Result<()> {
+    let place = Place::new()?;
+    let cluster = builder.slow_disk(SLOW_MEMBER).start(&place).await?;
+    let _load = Load::start(&cluster, &Plan { rate: Some(rate), ..Plan::default() })?;
+    for member in &cluster.members {
+        println!(
+            "{}  {}  {}  pid {}",
+            member.name,
+            member.client_url(),
+            member.data_dir().display(),
+            member.pid()?
+        );
+    }
+    println!("Ctrl-C takes all of it down.");
+    println!("{}: taking all down", ended_by().await?);
+    Ok(())
 }
 
 /// Slows a disk and waits for the page; the line it prints is what the caller looks for.

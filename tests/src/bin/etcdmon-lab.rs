@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use etcdmon_tests::etcd::Cluster;
 use etcdmon_tests::{bench, up};
 
 #[derive(Parser)]
@@ -25,6 +26,21 @@ enum Command {
         /// No load on the cluster that is started
         #[arg(long)]
         no_load: bool,
+    },
+    /// Starts only an etcd cluster with a load, until Ctrl-C: to try things on by hand
+    Cluster {
+        /// Number of members
+        #[arg(long, default_value_t = 3)]
+        members: usize,
+        /// Version of etcd
+        #[arg(long = "etcd", default_value = etcdmon_tests::tools::ETCD_DEFAULT)]
+        version: String,
+        /// TLS on all URLs
+        #[arg(long)]
+        tls: bool,
+        /// Puts a second
+        #[arg(long, default_value_t = 40)]
+        rate: u32,
     },
     /// Measures; the last line is one JSON object
     Bench {
@@ -56,6 +72,9 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Up { check, endpoints, no_load } => {
                 up::up(&up::Options { check, endpoints, no_load }).await
+            }
+            Command::Cluster { members, version, tls, rate } => {
+                up::cluster(Cluster::builder("etcd").members(members).version(&version).tls(tls), rate).await
             }
             Command::Bench { bench: Bench::Overhead { slots } } => bench::overhead(slots).await,
         }
