@@ -16,6 +16,7 @@
 //! - The class is told from the name at the *end* of a sync: `0.tmp` may have become a WAL segment meanwhile.
 #![no_std]
 
+pub mod call;
 pub mod class;
 pub mod loss;
 pub mod offset;

@@ -1,7 +1,7 @@
 //! What was missed, by program and reason: the one value of the array `LOSS`.
 
 /// Number of programs.
-pub const PROGRAMS: usize = 8;
+pub const PROGRAMS: usize = 10;
 
 /// A kernel program. The numbers are indices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +23,10 @@ pub enum Program {
     WriteExitSyscall = 6,
     /// sys_enter_sync_file_range.
     RangeEnterSyscall = 7,
+    /// sys_enter, every call, in a write slot.
+    CallEnterSlot = 8,
+    /// sys_exit, every call, in a write slot.
+    CallExitSlot = 9,
 }
 
 impl Program {
@@ -36,6 +40,8 @@ impl Program {
         Self::WriteEnterSyscall,
         Self::WriteExitSyscall,
         Self::RangeEnterSyscall,
+        Self::CallEnterSlot,
+        Self::CallExitSlot,
     ];
 
     /// The name of its function, which is its name in the object and in metrics.
@@ -49,6 +55,8 @@ impl Program {
             Self::WriteEnterSyscall => "write_enter_syscall",
             Self::WriteExitSyscall => "write_exit_syscall",
             Self::RangeEnterSyscall => "range_enter_syscall",
+            Self::CallEnterSlot => "call_enter_slot",
+            Self::CallExitSlot => "call_exit_slot",
         }
     }
 }

@@ -36,10 +36,12 @@ pub enum Field {
     DentryName = 14,
     /// `dentry.d_u.d_alias`, the node that `inode.i_dentry` points to.
     DentryAlias = 15,
+    /// `pt_regs.di` on x86-64, `pt_regs.regs` on arm64: the register that carries a call's first argument, u64.
+    RegistersFirst = 16,
 }
 
 /// Number of fields.
-pub const FIELDS: usize = 16;
+pub const FIELDS: usize = 17;
 
 /// The offset of a field that the running kernel does not have.
 pub const MISSING: u32 = u32::MAX;
@@ -63,5 +65,6 @@ impl Field {
         Self::DentryNameLength,
         Self::DentryName,
         Self::DentryAlias,
+        Self::RegistersFirst,
     ];
 }

@@ -54,7 +54,7 @@ use aya::{
     maps::{HashMap, Map, MapData, RingBuf},
 };
 use aya_log::EbpfLogger;
-use etcdmon_agent_ebpf::stats::SLOTS;
+use etcdmon_agent_ebpf::{call::NUMBERS, stats::SLOTS};
 use etcdmon_proto::v1::Hook;
 
 pub use self::{
@@ -77,6 +77,16 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/et
 
 /// The inode of the initial pid namespace (include/linux/proc_ns.h).
 const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
+
+/// This machine's numbers of the calls that a write slot looks for.
+const CALL_NUMBERS: [u32; NUMBERS] = [
+    libc::SYS_write as u32,
+    libc::SYS_pwrite64 as u32,
+    libc::SYS_writev as u32,
+    libc::SYS_pwritev as u32,
+    libc::SYS_pwritev2 as u32,
+    libc::SYS_sync_file_range as u32,
+];
 
 /// What the programs are loaded with.
 #[derive(Clone, Debug)]
@@ -170,6 +180,16 @@ struct State {
     slot_open: Option<Instant>,
 }
 
+impl State {
+    /// Switches the counting of calls off, and says how long it was on.
+    fn end_slot(&mut self) -> Duration {
+        if let Err(error) = self.targets.observe_calls(false) {
+            tracing::warn!(%error, "close a write slot");
+        }
+        self.slot_open.take().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
 impl std::fmt::Debug for State {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("State").field("watches", &self.watches).finish_non_exhaustive()
@@ -217,6 +237,7 @@ impl Probes {
         let ring = RingBuf::try_from(map(ebpf, "RECORDS")?).map_err(|source| map_error("RECORDS", source))?;
         let log = if config.kernel_log { EbpfLogger::init(ebpf).ok() } else { None };
         let degraded = degraded(&offsets, &programs);
+        give_back_memory();
         let targets = Targets::new(target_map, syncs, stats);
         Ok(Self {
             config: config.clone(),
@@ -279,7 +300,10 @@ impl Probes {
             return Err(format!("this kernel has no {}", missing.join(", ")));
         }
         programs.attach(Set::SyncCalls)?;
-        programs.attach(Set::WriteCalls)
+        programs.attach(Set::WriteCalls)?;
+        // An open slot goes on with these; with both a call would be seen twice.
+        programs.detach(Set::WriteSlot);
+        Ok(())
     }
 
     /// Ends counting a process and returns its last counts. Hooks that nobody needs any more are detached. `None` if it
@@ -290,6 +314,11 @@ impl Probes {
         let last = state.targets.remove(pid);
         state.watches.retain(|watch| watch.pid != pid);
         detach_unused(&mut programs, &state);
+        let sees_calls = programs.is_attached(Set::WriteSlot) || programs.is_attached(Set::WriteCalls);
+        if state.slot_open.is_some() && !sees_calls {
+            // The slot lived on hooks that have just gone with the process.
+            state.end_slot();
+        }
         last
     }
 
@@ -323,8 +352,8 @@ impl Probes {
         lock(&self.programs).runs()
     }
 
-    /// Begins to observe the write calls of processes whose filesystem does not show them: attaches the syscall
-    /// tracepoints of writes. Does nothing when there is no such process or a slot is open.
+    /// Begins to observe the write calls of processes whose filesystem does not show them. Until the slot is closed every
+    /// syscall of every process on the host pays for it. Does nothing when there is no such process.
     ///
     /// # Errors
     /// When they can't be attached; what the filesystem's hook counts goes on.
@@ -333,14 +362,14 @@ impl Probes {
         if !lock(&self.state).targets.any(Hook::Filesystem) {
             return Ok(());
         }
-        let missing = self.offsets.lacks(Feature::Descriptor);
-        if !missing.is_empty() {
-            return Err(ProbeError::WriteSlot {
-                reason: format!("this kernel has no {}", missing.join(", ")),
-            });
+        if !programs.is_attached(Set::WriteCalls) {
+            let missing = self.offsets.lacks(Feature::Slot);
+            if !missing.is_empty() {
+                let reason = format!("this kernel has no {}", missing.join(", "));
+                return Err(ProbeError::WriteSlot { reason });
+            }
+            programs.attach(Set::WriteSlot).map_err(|reason| ProbeError::WriteSlot { reason })?;
         }
-        // Takes a while; snapshots go on meanwhile.
-        programs.attach(Set::WriteCalls).map_err(|reason| ProbeError::WriteSlot { reason })?;
         let mut state = lock(&self.state);
         if state.slot_open.is_none() {
             state.slot_open = Some(Instant::now());
@@ -351,16 +380,8 @@ impl Probes {
     /// Ends the open write slot and says how long it was; zero if none was open.
     pub fn close_write_slot(&self) -> Duration {
         let mut programs = lock(&self.programs);
-        let length = {
-            let mut state = lock(&self.state);
-            if let Err(error) = state.targets.observe_calls(false) {
-                tracing::warn!(%error, "close a write slot");
-            }
-            state.slot_open.take().map_or(Duration::ZERO, |since| since.elapsed())
-        };
-        if !lock(&self.state).targets.any(Hook::Syscall) {
-            programs.detach(Set::WriteCalls);
-        }
+        let length = lock(&self.state).end_slot();
+        programs.detach(Set::WriteSlot);
         length
     }
 
@@ -376,12 +397,11 @@ impl Probes {
 fn detach_unused(programs: &mut Programs, state: &State) {
     if !state.targets.any(Hook::Filesystem) {
         programs.detach(Set::Filesystem);
+        programs.detach(Set::WriteSlot);
     }
     if !state.targets.any(Hook::Syscall) {
         programs.detach(Set::SyncCalls);
-        if state.slot_open.is_none() || !state.targets.any(Hook::Filesystem) {
-            programs.detach(Set::WriteCalls);
-        }
+        programs.detach(Set::WriteCalls);
     }
 }
 
@@ -417,6 +437,7 @@ fn open(config: &ProbeConfig, offsets: &Offsets, object: &[u8]) -> Result<Ebpf, 
     EbpfLoader::new()
         .btf(None)
         .override_global("OFFSETS", offsets.values(), true)
+        .override_global("CALL_NUMBERS", &CALL_NUMBERS, true)
         .override_global("AYA_LOG_LEVEL", &log_level, true)
         .map_max_entries("RECORDS", ring_bytes)
         .load(object)
@@ -464,6 +485,15 @@ fn check_pid_namespace() -> Result<(), ProbeError> {
     match std::fs::metadata("/proc/self/ns/pid") {
         Ok(namespace) if namespace.ino() != INITIAL_PID_NAMESPACE => Err(ProbeError::PidNamespace),
         _ => Ok(()),
+    }
+}
+
+/// aya reads the kernel's whole type information whether the object needs it or not: some 18 MiB, free by now.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a number; the allocator sees to its own locks.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -1,5 +1,5 @@
-//! Syscall tracepoints: the fallback where the filesystem has none, and in short slots for what only they show. While
-//! one is attached every syscall of every process on the host takes the slow path.
+//! Syscall tracepoints: the fallback where the filesystem has none. While one is attached every syscall of every process
+//! on the host takes the slow path.
 
 use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
 use etcdmon_agent_ebpf::{

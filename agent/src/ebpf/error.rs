@@ -54,7 +54,7 @@ pub enum ProbeError {
         /// How many there are.
         slots: usize,
     },
-    /// The syscall tracepoints of a write slot can't be attached.
+    /// The hooks of a write slot can't be attached.
     #[error("open a write slot: {reason}")]
     WriteSlot {
         /// Why.
@@ -80,8 +80,11 @@ impl ProbeError {
             Self::Load(_) | Self::Map { .. } => {
                 "check that kernel lockdown and seccomp allow bpf(2) and that the kernel is 5.12 or later"
             }
-            Self::NoHook { .. } | Self::WriteSlot { .. } => {
+            Self::NoHook { .. } => {
                 "mount tracefs at /sys/kernel/tracing, or add CAP_SYS_ADMIN so that the agent can open it by itself"
+            }
+            Self::WriteSlot { .. } => {
+                "report the kernel's version with this message; everything else goes on"
             }
             Self::NoSlot { .. } => "run fewer etcd members on this node, or a second agent for the others",
         }

@@ -82,6 +82,7 @@ const fn paths(field: Field) -> &'static [&'static str] {
         Field::DentryNameLength => &["dentry.d_name.len"],
         Field::DentryName => &["dentry.d_name.name"],
         Field::DentryAlias => &["dentry.d_u.d_alias", "dentry.d_alias"],
+        Field::RegistersFirst => &["pt_regs.di", "pt_regs.regs"],
     }
 }
 
@@ -94,6 +95,8 @@ pub enum Feature {
     WriteClass,
     /// Files by descriptor: the syscall hooks.
     Descriptor,
+    /// Write calls in slots.
+    Slot,
     /// Run-queue delay of a sync.
     RunDelay,
     /// Device number in records.
@@ -102,8 +105,8 @@ pub enum Feature {
 
 impl Feature {
     /// Every feature.
-    pub const ALL: [Self; 5] =
-        [Self::FileClass, Self::WriteClass, Self::Descriptor, Self::RunDelay, Self::Device];
+    pub const ALL: [Self; 6] =
+        [Self::FileClass, Self::WriteClass, Self::Descriptor, Self::Slot, Self::RunDelay, Self::Device];
 
     /// Stable name, as the agent reports it.
     pub const fn name(self) -> &'static str {
@@ -111,6 +114,7 @@ impl Feature {
             Self::FileClass => "sync.class",
             Self::WriteClass => "write.class",
             Self::Descriptor => "sync.hook.syscall",
+            Self::Slot => "write.slot",
             Self::RunDelay => "sync.run_delay",
             Self::Device => "sync.device",
         }
@@ -130,6 +134,13 @@ impl Feature {
             ],
             Self::WriteClass => &[Field::InodeAliases, Field::DentryAlias],
             Self::Descriptor => &[Field::TaskFiles, Field::FilesTable, Field::TableLength, Field::TableFiles],
+            Self::Slot => &[
+                Field::RegistersFirst,
+                Field::TaskFiles,
+                Field::FilesTable,
+                Field::TableLength,
+                Field::TableFiles,
+            ],
             Self::RunDelay => &[Field::TaskRunDelay],
             Self::Device => &[Field::InodeSuperBlock, Field::SuperBlockDevice],
         }

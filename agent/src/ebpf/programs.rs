@@ -76,6 +76,11 @@ const WRITE_CALLS: &[Hooking] = &[
     },
 ];
 
+const WRITE_SLOT: &[Hooking] = &[
+    Hooking { program: Program::CallExitSlot, events: &["sys_exit"], all: true },
+    Hooking { program: Program::CallEnterSlot, events: &["sys_enter"], all: true },
+];
+
 /// A set of hooks that is attached and detached as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Set {
@@ -85,6 +90,9 @@ pub enum Set {
     SyncCalls,
     /// The syscall tracepoints of writes and sync_file_range.
     WriteCalls,
+    /// The tracepoints of all syscalls, for writes and sync_file_range in a short slot: dearer while they are attached,
+    /// but attached and detached at once.
+    WriteSlot,
 }
 
 impl Set {
@@ -93,6 +101,7 @@ impl Set {
             Self::Filesystem => FILESYSTEM,
             Self::SyncCalls => SYNC_CALLS,
             Self::WriteCalls => WRITE_CALLS,
+            Self::WriteSlot => WRITE_SLOT,
         }
     }
 }

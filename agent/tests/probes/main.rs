@@ -242,12 +242,12 @@ fn write_calls_are_seen_in_slots_and_bytes_always() {
     for round in 1..=3 {
         writer.carry_out(order("write", WAL, 20, 100));
         probes.open_write_slot().expect("open");
-        assert!(probes.facts().attached.contains(&"syscalls/sys_enter_pwrite64"));
+        assert!(probes.facts().attached.contains(&"sys_enter"));
         writer.carry_out(order("write", WAL, 30, 100));
         writer.carry_out(order("pwrite+fdatasync", "member/snap/db", 5, 4_096));
         writer.carry_out(order("range", "member/snap/db", 2, 0));
         let length = probes.close_write_slot();
-        assert!(!probes.facts().attached.contains(&"syscalls/sys_enter_pwrite64"));
+        assert!(!probes.facts().attached.contains(&"sys_enter"));
         let counters = probes.snapshot(writer.pid()).expect("watched");
         let of = |class| counters.of(class).expect("every class is there");
         assert_eq!(of(FileClass::Wal).calls(), 30 * round);
