@@ -38,6 +38,7 @@ fn the_archive_of_a_deb822_file_is_the_one_of_the_release_itself() {
 fn one_line_sources_are_read_with_and_without_options() {
     let sources = one_line(
         "# deb http://comment.example/debian bookworm main\n\
+         deb http://extra.example/debian bookworm contrib\n\
          deb-src http://mirror.example/debian bookworm main\n\
          deb http://mirror.example/security bookworm-security main\n\
          deb [arch=amd64 signed-by=/k.gpg] https://mirror.example/debian bookworm main contrib # ours\n",

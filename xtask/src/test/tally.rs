@@ -65,7 +65,6 @@ impl Tally {
 
     /// Takes one line of output into account: libtest's results, and the word of a test that cannot run here.
     pub fn line(&mut self, line: &str) {
-        let line = plain(line);
         if let Some(result) = line.strip_prefix("test result: ") {
             let count = |word: &str| {
                 let part = result.split([';', '.']).map(str::trim).find_map(|part| part.strip_suffix(word));
@@ -74,7 +73,7 @@ impl Tally {
             self.passed += count("passed");
             self.failed += count("failed");
             self.skipped += count("ignored");
-        } else if says_skipped(&line) {
+        } else if says_skipped(line) {
             self.said_skipped += 1;
         }
     }
@@ -85,16 +84,6 @@ fn says_skipped(line: &str) -> bool {
     let line =
         line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")).map_or(line, |(_, rest)| rest);
     line.trim_start().to_ascii_lowercase().starts_with("skipped: ")
-}
-
-/// The line without colour.
-fn plain(line: &str) -> String {
-    let mut parts = line.split('\x1b');
-    let mut text = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        text.push_str(part.split_once('m').map_or("", |(_, rest)| rest));
-    }
-    text
 }
 
 /// Runs a check that has no counts.
