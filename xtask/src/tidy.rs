@@ -68,18 +68,21 @@ fn judge(path: &Path, text: &str) -> Vec<String> {
         faults.push(format!("{name}: {count} lines, {MAX_LINES} is the limit: split it by idea"));
     }
     for (at, line) in text.lines().enumerate() {
-        let mut found = |list: &[&str], what: &str| {
-            if let Some(mark) = list.iter().find(|mark| line.contains(**mark)) {
-                faults.push(format!("{name}:{}: {what} `{mark}`", at + 1));
-            }
+        let mut fault = |what: &str, mark: Option<&&str>| {
+            faults.extend(mark.map(|mark| format!("{name}:{}: {what} `{mark}`", at + 1)));
         };
-        if source {
-            found(&MARKS, "unfinished mark");
-        }
-        found(&MACHINE_PATHS, "path of one machine");
-        found(&REGISTRIES, "registry host");
+        let contained = |mark: &&&str| line.contains(**mark);
+        fault("unfinished mark", MARKS.iter().filter(|_| source).find(contained));
+        fault("path of one machine", MACHINE_PATHS.iter().find(|path| begins_path(line, path)));
+        fault("registry host", REGISTRIES.iter().find(contained));
     }
     faults
+}
+
+/// Whether `path` stands in the line as the begin of a path, not in the middle of one such as `/proc/7/…`.
+fn begins_path(line: &str, path: &str) -> bool {
+    let inner = |before: char| before.is_alphanumeric() || "_.-}>*".contains(before);
+    line.match_indices(path).any(|(at, _)| !line[..at].ends_with(inner))
 }
 
 #[cfg(test)]
@@ -99,6 +102,13 @@ mod tests {
         assert!(faults[0].starts_with("a.rs:2: unfinished mark"));
         assert!(faults[1].starts_with("a.rs:3: path of one machine"));
         assert_eq!(judge(Path::new("a.md"), REGISTRIES[0]).len(), 1);
+    }
+
+    #[test]
+    fn the_same_name_in_the_middle_of_a_path_is_no_fault() {
+        let root = MACHINE_PATHS[2];
+        assert!(judge(Path::new("a.rs"), &format!("/proc/7{root}x /proc/{{pid}}{root}x")).is_empty());
+        assert_eq!(judge(Path::new("a.rs"), &format!("\"{root}x\"")).len(), 1);
     }
 
     #[test]
