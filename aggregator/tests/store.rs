@@ -34,7 +34,8 @@ async fn what_is_stored_reads_back() {
     query.ping().await.unwrap();
     let hour = range(NOON, NOON + 3_600);
 
-    let filter = SyncFilter { member: Some(MEMBERS[1]), class: Some(FileClass::Backend), range: hour, limit: 100 };
+    let filter =
+        SyncFilter { member: Some(MEMBERS[1]), class: Some(FileClass::Backend), range: hour, limit: 100 };
     let syncs = query.syncs(cluster(), &filter).await.unwrap();
     // Rows 1, 7, 13 … are the second member's backend.
     assert_eq!(syncs.len(), 10);
@@ -139,7 +140,8 @@ async fn killed_engines_lose_and_double_nothing() {
             let (store, done, mut agent) = (store.clone(), done.clone(), Agent::new());
             tokio::spawn(async move {
                 while !done.load(Ordering::Relaxed) {
-                    let batches = (0..4).map(|_| agent.decoded(2_000, NOON + agent.sequence as i64)).collect();
+                    let batches =
+                        (0..4).map(|_| agent.decoded(2_000, NOON + agent.sequence as i64)).collect();
                     write_all(&store, batches, false).await;
                 }
                 agent.sequence
@@ -191,7 +193,10 @@ async fn migrating_twice_changes_nothing() {
     let client = engine.client("other`name");
     migrate::migrate(&client).await.unwrap();
     migrate::migrate(&client).await.unwrap();
-    assert_eq!(number(&client, "SELECT count() FROM schema_migrations").await, migrate::MIGRATIONS.len() as u64);
+    assert_eq!(
+        number(&client, "SELECT count() FROM schema_migrations").await,
+        migrate::MIGRATIONS.len() as u64
+    );
     client
         .connect()
         .unwrap()

@@ -245,6 +245,3 @@ fn respond(
 fn respond_written(answer: &Answer, query_id: Option<String>) -> Response<Full<Bytes>> {
     respond(Bytes::new(), query_id, 0, answer.rows_written())
 }
-
-#[cfg(test)]
-mod tests;

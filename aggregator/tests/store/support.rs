@@ -126,7 +126,13 @@ pub async fn eventually<F: AsyncFnMut() -> bool>(what: &str, mut condition: F) {
 
 /// One number from the tables.
 pub async fn number(client: &Client, sql: &str) -> u64 {
-    client.connect().unwrap().query_raw(sql).fetch_one::<u64>().await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    client
+        .connect()
+        .unwrap()
+        .query_raw(sql)
+        .fetch_one::<u64>()
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"))
 }
 
 /// Rows of a batch that are in all tables, and how many of them are there more than once.
@@ -134,7 +140,8 @@ pub async fn stored_and_doubled(client: &Client) -> (u64, u64) {
     let (mut rows, mut doubled) = (0, 0);
     for table in ["sync_histograms", "syncs", "writes", "metrics", "events", "ledger"] {
         let all = number(client, &format!("SELECT count() FROM {table}")).await;
-        let distinct = number(client, &format!("SELECT uniqExact(agent, epoch, sequence, row) FROM {table}")).await;
+        let distinct =
+            number(client, &format!("SELECT uniqExact(agent, epoch, sequence, row) FROM {table}")).await;
         rows += distinct;
         doubled += all - distinct;
     }
@@ -181,7 +188,8 @@ pub fn members() -> Vec<v1::Member> {
 
 /// A batch with every kind of record.
 pub fn payload(agent: Uuid, rows: u32, second: i64) -> v1::Batch {
-    let section = |kind: v1::SectionKind, rows: u32, payload: Vec<u8>| v1::Section { kind: kind.into(), rows, payload };
+    let section =
+        |kind: v1::SectionKind, rows: u32, payload: Vec<u8>| v1::Section { kind: kind.into(), rows, payload };
     // Monotonic time of a wall second, by the base below.
     let mono = |second: i64, row: u32| second * 1_000_000_000 - OFFSET + i64::from(row) * 1_000;
     let many = || 0..rows;
@@ -281,4 +289,3 @@ pub fn payload(agent: Uuid, rows: u32, second: i64) -> v1::Batch {
         ],
     }
 }
-
