@@ -57,11 +57,11 @@ impl Account {
     pub fn add_dropped(&mut self, dropped: &Dropped) {
         let own = dropped.payload.as_ref().and_then(|payload| rows_of(payload));
         if let Some(rows) = own {
+            for (key, count) in stored_rows(&rows) {
+                let (kind, reason) = (v1::LedgerKind::Dropped as i32, dropped.reason.to_owned());
+                self.add(Key { kind, reason, ..key }, count);
+            }
             for (key, count) in rows {
-                if key.kind == v1::LedgerKind::Produced as i32 {
-                    let kind = v1::LedgerKind::Dropped as i32;
-                    self.add(Key { kind, reason: dropped.reason.to_owned(), ..key.clone() }, count);
-                }
                 self.add(key, count);
             }
         } else {
@@ -104,6 +104,24 @@ impl Account {
 /// The minute that holds a moment, in whole minutes since the Unix epoch.
 pub const fn minute_of(wall_ns: i64) -> i64 {
     wall_ns.div_euclid(MINUTE_NS)
+}
+
+/// What of the rows a batch reports as produced lies in the batch itself: its account also tells of what was dropped before it,
+/// and that came out even already. Keyed as `produced`.
+fn stored_rows(rows: &[(Key, u64)]) -> Vec<(Key, u64)> {
+    let mut left: BTreeMap<Key, i128> = BTreeMap::new();
+    for (key, count) in rows {
+        let produced = key.kind == v1::LedgerKind::Produced as i32;
+        let about = Key {
+            kind: v1::LedgerKind::Produced as i32,
+            reason: String::new(),
+            blind_ns: (0, 0),
+            ..key.clone()
+        };
+        *left.entry(about).or_default() += if produced { i128::from(*count) } else { -i128::from(*count) };
+    }
+    let positive = |(key, count)| Some((key, u64::try_from(count).ok().filter(|count| *count > 0)?));
+    left.into_iter().filter_map(positive).collect()
 }
 
 /// The ledger rows of an encoded batch; `None` when it does not decode.

@@ -1,0 +1,34 @@
+//! What the agent's integration tests share: an aggregator that only remembers, an etcd, an agent.
+
+#![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses its part")]
+
+pub mod agent;
+pub mod aggregator;
+pub mod etcd;
+
+use std::time::{Duration, Instant};
+
+/// Waits until `condition` yields something.
+///
+/// # Panics
+/// When it does not within `limit`.
+pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {limit:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// True as root; else says why the test is skipped.
+pub fn is_root(test: &str) -> bool {
+    // SAFETY: takes nothing.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root {
+        eprintln!("SKIPPED {test}: needs root for the kernel probes");
+    }
+    root
+}
