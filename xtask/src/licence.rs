@@ -10,7 +10,7 @@ use crate::say;
 /// Crates that must not be linked: one TLS provider, and it is aws-lc-rs.
 const UNWANTED: [&str; 3] = ["ring", "openssl-sys", "native-tls"];
 
-/// Packages with a licence that is not allowed, unwanted packages, and what cargo-deny finds where it is installed.
+/// Packages with a licence or from a source that is not allowed, unwanted packages, and what cargo-deny finds where it is installed.
 pub fn check(place: &Place) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(place.repo.join("deny.toml")).context("read deny.toml")?;
     let allowed = allowed(&text);
@@ -60,6 +60,9 @@ fn judge(metadata: &serde_json::Value, allowed: &BTreeSet<String>) -> Vec<String
             return None;
         }
         let name = format!("{} {}", package["name"].as_str()?, package["version"].as_str()?);
+        if package["source"].as_str().is_some_and(|source| !source.starts_with("registry+")) {
+            return Some(format!("{name}: comes from {}, not from a registry", package["source"]));
+        }
         match package["license"].as_str() {
             None => Some(format!("{name}: names no licence")),
             Some(licence) if !satisfied(licence, allowed) => {
@@ -160,17 +163,19 @@ mod tests {
     }
 
     #[test]
-    fn only_packages_that_are_resolved_are_judged() {
+    fn only_packages_that_are_resolved_are_judged_by_licence_and_source() {
         let metadata = serde_json::json!({
             "packages": [
                 {"id": "a", "name": "a", "version": "1", "license": "GPL-3.0-only"},
                 {"id": "b", "name": "b", "version": "1", "license": "LGPL-2.1"},
                 {"id": "c", "name": "c", "version": "1", "license": null},
-                {"id": "d", "name": "d", "version": "1", "license": "MIT"},
+                {"id": "d", "name": "d", "version": "1", "license": "MIT", "source": "registry+https://r.example"},
+                {"id": "e", "name": "e", "version": "1", "license": "MIT", "source": "git+https://g.example"},
             ],
-            "resolve": {"nodes": [{"id": "a"}, {"id": "c"}, {"id": "d"}]},
+            "resolve": {"nodes": [{"id": "a"}, {"id": "c"}, {"id": "d"}, {"id": "e"}]},
         });
         let faults = judge(&metadata, &list());
-        assert_eq!(faults, ["a 1: GPL-3.0-only is not allowed by deny.toml", "c 1: names no licence"]);
+        assert_eq!(faults[..2], ["a 1: GPL-3.0-only is not allowed by deny.toml", "c 1: names no licence"]);
+        assert!(faults.len() == 3 && faults[2].starts_with("e 1: comes from"), "{faults:?}");
     }
 }

@@ -155,7 +155,9 @@ fn report(rows: &[Row]) -> ExitCode {
 }
 
 fn fmt(place: &Place) -> Result<Tally> {
-    let tally = tally::check(place.cargo().args(["fmt", "--all", "--check"]))?;
+    // rustfmt paints its differences wherever it thinks it knows the terminal.
+    let colour = if say::on_terminal() { "always" } else { "never" };
+    let tally = tally::check(place.cargo().args(["fmt", "--all", "--check", "--", "--color", colour]))?;
     if !tally.good() {
         say::note("run `cargo fmt --all`");
     }
@@ -189,6 +191,8 @@ fn unit(place: &Place) -> Result<Tally> {
         command.args(["--test", &name]);
     }
     let mut tally = tally::tests(&mut command)?;
-    tally.add(&tally::tests(place.cargo().args(["test", "--workspace", "--no-fail-fast", "--doc"]))?);
+    if tally.good() {
+        tally.add(&tally::tests(place.cargo().args(["test", "--workspace", "--no-fail-fast", "--doc"]))?);
+    }
     Ok(tally)
 }
