@@ -135,7 +135,8 @@ impl Query {
                 .await?;
             check_size(stored.len())?;
             for row in stored {
-                accounts.of(row.minute, row.agent, row.stream, row.member).stored += row.total;
+                let account = accounts.of(row.minute, row.agent, row.stream, row.member);
+                account.stored = account.stored.saturating_add(row.total);
             }
         }
         Ok(accounts.0.into_values().collect())
@@ -163,8 +164,11 @@ impl Accounts {
     fn enter(&mut self, entry: Entry) {
         let account = self.of(entry.minute, entry.agent, entry.stream, entry.member);
         match entry.kind.as_str() {
-            "produced" => account.produced += entry.total,
-            "dropped" => *account.dropped.entry(entry.reason).or_default() += entry.total,
+            "produced" => account.produced = account.produced.saturating_add(entry.total),
+            "dropped" => {
+                let dropped = account.dropped.entry(entry.reason).or_default();
+                *dropped = dropped.saturating_add(entry.total);
+            }
             "blind" => account.blind.push(Blind {
                 from: wall(entry.from_ns),
                 to: wall(entry.to_ns),

@@ -81,7 +81,8 @@ impl Histograms {
         self.ends.push(self.buckets.len() as u64);
     }
 
-    fn row(&self, row: usize) -> impl Iterator<Item = (u16, u64)> {
+    /// (bucket, count) of a row in rising order of bucket.
+    pub fn row(&self, row: usize) -> impl Iterator<Item = (u16, u64)> {
         let begin = if row == 0 { 0 } else { self.ends[row - 1] as usize };
         let range = begin..self.ends[row] as usize;
         self.buckets[range.clone()].iter().copied().zip(self.counts[range].iter().copied())

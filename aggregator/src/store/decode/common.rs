@@ -9,6 +9,10 @@ use super::{BatchId, ClusterNames, DecodeError, Decoded};
 use crate::store::block::{Block, Column, Dictionary, Histograms};
 use crate::store::table::Table;
 
+/// Most values that one histogram may hold: far beyond what a machine does in a second, and low enough that the sum over
+/// any number of stored rows stays in 64 bits.
+const MAX_COUNT: u64 = 1 << 40;
+
 /// What rows need of a member.
 pub struct MemberFacts {
     /// Our name of its cluster, as text.
@@ -187,6 +191,7 @@ impl Checker {
             let end = begin + *length as usize;
             let pairs = dense(&deltas[begin..end], &counts[begin..end]).map_err(|source| self.bad(source))?;
             let total = pairs.iter().try_fold(0u64, |sum, (_, count)| sum.checked_add(*count));
+            let total = total.filter(|total| *total <= MAX_COUNT);
             totals.push(total.ok_or(self.bad(CodingError::OutOfRange { column: "bucket_count", row }))?);
             histograms.push(pairs);
             begin = end;
