@@ -1,16 +1,20 @@
 //! Clusters known: which of our UUIDs stands for which etcd cluster id, and their names.
 //!
-//! The mapping is made once and kept for all time in the state: telemetry is filed under the UUID. When the state can't
-//! be written, the mapping is held in memory and written later, so that ingest and alerts go on.
+//! The mapping is made once and kept for all time in the state: telemetry is filed under the UUID. A new UUID follows from
+//! a random id of this installation and the etcd cluster id, so a crash before it is written changes nothing: the next
+//! process finds the same one. So neither ingest nor alerts wait for the state.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::rule::Names;
 use crate::state::{Change, Expected, State, StateError, kind};
+use crate::store::ClusterNames;
 
 /// A cluster of the registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +27,7 @@ pub struct Entry {
 
 #[derive(Debug, Default)]
 struct Known {
+    installation: Uuid,
     by_etcd_id: BTreeMap<u64, Entry>,
     by_cluster: BTreeMap<Uuid, u64>,
     unsaved: Vec<u64>,
@@ -38,9 +43,10 @@ impl Registry {
     /// Reads what the state knows.
     ///
     /// # Errors
-    /// When the state can't be read.
+    /// When the state can't be read, or not be written at the first start.
     pub async fn load(state: &State) -> Result<Self, StateError> {
         let registry = Self::default();
+        registry.lock().installation = installation(state).await?;
         for entity in state.list(kind::CLUSTER).await? {
             let id = u64::from_str_radix(&entity.id, 16);
             match (id, Entry::deserialize(&entity.json)) {
@@ -57,7 +63,7 @@ impl Registry {
         if let Some(entry) = known.by_etcd_id.get(&etcd_cluster_id) {
             return entry.cluster;
         }
-        let cluster = Uuid::new_v4();
+        let cluster = derive(known.installation, etcd_cluster_id);
         let name = format!("etcd-{:08x}", etcd_cluster_id >> 32);
         known.insert(etcd_cluster_id, Entry { cluster, name });
         known.unsaved.push(etcd_cluster_id);
@@ -100,6 +106,37 @@ impl Registry {
     }
 }
 
+/// Our lasting id for an etcd cluster id.
+fn derive(installation: Uuid, etcd_cluster_id: u64) -> Uuid {
+    let mut hash = Sha256::new();
+    hash.update(installation.as_bytes());
+    hash.update(etcd_cluster_id.to_be_bytes());
+    let digest = hash.finalize();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+/// The random id of this installation, made at its first start.
+async fn installation(state: &State) -> Result<Uuid, StateError> {
+    let known = state.list(kind::INSTALLATION).await?;
+    if let Some(id) = known.first().and_then(|entity| entity.json["id"].as_str()?.parse().ok()) {
+        return Ok(id);
+    }
+    let id = Uuid::new_v4();
+    let json = json!({"id": id});
+    let put =
+        Change::Put { kind: kind::INSTALLATION, id: "this".to_owned(), expected: Expected::Absent, json };
+    state.commit(vec![put]).await?;
+    Ok(id)
+}
+
+impl ClusterNames for Registry {
+    fn cluster_uuid(&self, etcd_cluster_id: u64) -> Uuid {
+        self.cluster_of(etcd_cluster_id)
+    }
+}
+
 impl Names for Registry {
     fn cluster_name(&self, cluster: Uuid) -> String {
         self.name(cluster)
@@ -136,6 +173,17 @@ mod tests {
         let again = Registry::load(&state).await.unwrap();
         assert_eq!(again.entries(), registry.entries());
         assert_eq!(again.cluster_of(0xdead_beef_0000_0001), cluster);
+    }
+
+    #[tokio::test]
+    async fn a_crash_before_the_registry_is_saved_changes_no_id() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path()).unwrap();
+        let lost = Registry::load(&state).await.unwrap().cluster_of(7);
+        assert_eq!(Registry::load(&state).await.unwrap().cluster_of(7), lost);
+        let other = tempfile::tempdir().unwrap();
+        let foreign = Registry::load(&State::open(other.path()).unwrap()).await.unwrap().cluster_of(7);
+        assert_ne!(foreign, lost, "another installation, another id");
     }
 
     #[test]

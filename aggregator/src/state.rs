@@ -14,6 +14,8 @@ pub use sqlite::State;
 
 /// Kinds of entities.
 pub mod kind {
+    /// This installation; one entity with a random id.
+    pub const INSTALLATION: &str = "installation";
     /// A cluster of the registry; id = etcd cluster id as 16 hexadecimal digits.
     pub const CLUSTER: &str = "cluster";
     /// An alert; id = its fingerprint.

@@ -1,0 +1,235 @@
+//! The one owner of model, alerts and notices: takes live facts, evaluates the rules twice a second, commits what changed
+//! and hands notices to the outbox.
+//!
+//! It never waits for ClickHouse, and for its own state no longer than [`COMMIT_PATIENCE`]: a notice whose commit hangs or
+//! fails is delivered from memory, and the transaction is tried again until it succeeds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::alert::{Alert, Alerts, Fingerprint};
+use crate::clock::{At, Clock};
+use crate::cluster::{LiveMessage, Model};
+use crate::expose::Deliveries;
+use crate::ingest::LiveFact;
+use crate::notify::outbox::{Order, Outcome, OutcomeKind};
+use crate::notify::{Notice, Notices, Situation};
+use crate::registry::Registry;
+use crate::rule::{Labels, Profile, evaluate};
+use crate::state::{Change, Expected, State, StateError, kind, log};
+use crate::view::View;
+
+mod keep;
+
+use keep::Keeper;
+
+/// How often rules are evaluated.
+const EVALUATE_EVERY: Duration = Duration::from_millis(500);
+
+/// How long a notice waits for its commit before it is delivered from memory.
+pub const COMMIT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the evaluation works with.
+pub struct Parts {
+    /// Its clock.
+    pub clock: Clock,
+    /// Rules, inhibitions, pace.
+    pub profile: Profile,
+    /// Names and ids of clusters.
+    pub registry: Registry,
+    /// Where everything is kept.
+    pub state: State,
+    /// Ids of the channels.
+    pub receivers: Vec<String>,
+    /// Where the API is reached.
+    pub external_url: String,
+    /// To the outbox.
+    pub outbox: mpsc::Sender<Order>,
+    /// What became of notices, for `/metrics`.
+    pub deliveries: Deliveries,
+    /// Where the API looks.
+    pub view: watch::Sender<Arc<View>>,
+}
+
+/// The evaluation. Run it as a task.
+pub struct Evaluation {
+    parts: Parts,
+    model: Model,
+    alerts: Alerts,
+    notices: Notices,
+    keeper: Keeper,
+}
+
+impl Evaluation {
+    /// Takes up alerts and notices where the last process left them.
+    ///
+    /// # Errors
+    /// When the state can't be read.
+    pub async fn restore(parts: Parts) -> Result<Self, StateError> {
+        let offset_ns = parts.clock.offset_ns();
+        let mut alerts = Alerts::default();
+        for entity in parts.state.list(kind::ALERT).await? {
+            match Alert::from_record(&entity.json, offset_ns) {
+                Ok(alert) => alerts.restore(alert),
+                Err(error) => {
+                    tracing::warn!(alert = entity.id, %error, "alert in the state does not parse, skipped")
+                }
+            }
+        }
+        let notices = Notices::restore(&parts.state.list(kind::NOTICE).await?);
+        Ok(Self { parts, model: Model::default(), alerts, notices, keeper: Keeper::default() })
+    }
+
+    /// Evaluates until `end` is cancelled.
+    pub async fn run(
+        mut self,
+        mut facts: mpsc::Receiver<LiveFact>,
+        mut outcomes: mpsc::Receiver<Outcome>,
+        end: CancellationToken,
+    ) {
+        let mut ticks = interval(EVALUATE_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = end.cancelled() => break,
+                _ = ticks.tick() => self.tick().await,
+                Some(outcome) = outcomes.recv() => self.note(&outcome),
+                Some(fact) = facts.recv() => self.apply(&fact),
+            }
+        }
+        self.keeper.finish(&self.parts.state, COMMIT_PATIENCE).await;
+    }
+
+    fn apply(&mut self, fact: &LiveFact) {
+        let at = self.parts.clock.now();
+        let registry = &self.parts.registry;
+        let message = LiveMessage {
+            agent: fact.agent,
+            version: &fact.hello.version,
+            node: &fact.hello.node,
+            live: &fact.live,
+        };
+        let applied = self.model.apply(at, message, |etcd_id| registry.cluster_of(etcd_id));
+        for (cluster, change) in applied.leader_changes {
+            tracing::info!(
+                cluster = %cluster, from = %format_args!("{:016x}", change.from),
+                to = %format_args!("{:016x}", change.to), term = change.term, "leader changed"
+            );
+            let json = json!({
+                "cluster": cluster, "from": crate::view::hex(change.from), "to": crate::view::hex(change.to),
+                "term": change.term,
+            });
+            self.keeper.keep(Change::Append { log: log::LEADER, at_ns: self.wall_ns(change.at), json });
+        }
+    }
+
+    fn note(&mut self, outcome: &Outcome) {
+        self.parts.deliveries.count(outcome);
+        if outcome.kind != OutcomeKind::Delivered {
+            return;
+        }
+        let at = self.parts.clock.now();
+        for id in outcome.firing.iter().filter_map(|id| id.parse::<Fingerprint>().ok()) {
+            if self.alerts.note_delivery(id, at) {
+                self.keep_alert(id);
+            }
+        }
+    }
+
+    async fn tick(&mut self) {
+        let at = self.parts.clock.now();
+        self.model.tick(at);
+        self.evaluate(at);
+        let plan = self.notices.plan(Situation {
+            at,
+            offset_ns: self.parts.clock.offset_ns(),
+            alerts: &self.alerts,
+            profile: &self.parts.profile,
+            receivers: &self.parts.receivers,
+            external_url: &self.parts.external_url,
+        });
+        let view =
+            View::make(at, self.parts.clock.offset_ns(), &self.model, &self.parts.registry, &self.alerts);
+        self.parts.view.send_replace(Arc::new(view));
+        plan.changes.into_iter().for_each(|change| self.keeper.keep(change));
+        let orders = self.keeper.commit(&self.parts.state, plan.notices, COMMIT_PATIENCE).await;
+        for order in orders {
+            if self.parts.outbox.send(order).await.is_err() {
+                tracing::error!("the outbox has ended; the notice stays in the state");
+            }
+        }
+        if let Err(error) = self.parts.registry.save(&self.parts.state).await {
+            tracing::error!(error = %etcdmon_service::logging::ErrorChain(&error), "clusters not kept, trying again");
+        }
+    }
+
+    fn evaluate(&mut self, at: At) {
+        let evaluations = evaluate(at, &self.model, &self.parts.profile.rules, &self.parts.registry);
+        let (model, profile) = (&self.model, &self.parts.profile);
+        let step = self.alerts.step(at, &evaluations, &|labels| gone(at, model, profile, labels));
+        for (id, state) in &step.changed {
+            self.keep_alert(*id);
+            let Some(alert) = self.alerts.get(*id) else { continue };
+            tracing::info!(
+                alert = alert.label("alertname"),
+                state = state.name(),
+                severity = alert.severity.name(),
+                cluster = alert.label("cluster"),
+                member = alert.label("member"),
+                "alert"
+            );
+            let json = json!({"fingerprint": id.to_string(), "state": state.name(), "labels": alert.labels, "annotations": alert.annotations});
+            self.keeper.keep(Change::Append { log: log::ALERT, at_ns: self.wall_ns(at), json });
+        }
+        for id in step.removed {
+            self.keeper.keep(Change::Delete { kind: kind::ALERT, id: id.to_string() });
+        }
+    }
+
+    fn keep_alert(&mut self, id: Fingerprint) {
+        let Some(alert) = self.alerts.get(id) else { return };
+        let json = alert.to_record(self.parts.clock.offset_ns());
+        let id = id.to_string();
+        self.keeper.keep(Change::Put { kind: kind::ALERT, id, expected: Expected::Anything, json });
+    }
+
+    fn wall_ns(&self, at: At) -> i64 {
+        at.shifted(self.parts.clock.offset_ns()).nanos()
+    }
+}
+
+/// Why the subject of an alert that was not evaluated is positively gone.
+fn gone(at: At, model: &Model, profile: &Profile, labels: &Labels) -> Option<String> {
+    let label = |name: &str| labels.get(name).map_or("", String::as_str);
+    if profile.rule(label("alertname"), label("severity")).is_none() {
+        return Some("the rule no longer exists".to_owned());
+    }
+    let cluster = label("cluster_id").parse().ok()?;
+    let member = u64::from_str_radix(label("member"), 16).ok();
+    if member.is_some_and(|member| model.is_removed(at, cluster, member)) {
+        return Some("the member was removed from the cluster".to_owned());
+    }
+    // The alert would be evaluated if its labels were still those of its subject.
+    let known = model.cluster(cluster)?;
+    let renamed = match member {
+        Some(member) => known.members.get(&member).is_some_and(|member| member.is_reported()),
+        None => true,
+    };
+    renamed.then(|| "its subject has another name now".to_owned())
+}
+
+/// A commit under way.
+type Commit = JoinHandle<Result<Vec<i64>, StateError>>;
+
+/// Notices whose rows are not known yet, in the order of their rows.
+type Waiting = Vec<Notice>;
+
+#[cfg(test)]
+mod tests;
