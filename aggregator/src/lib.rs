@@ -1,14 +1,27 @@
 //! The aggregator of etcd-monitor.
 //!
 //! One data path, read from left to right: [`ingest`] takes batches from agents, [`store`] writes them to ClickHouse
-//! exactly once, [`query`] is the only reader of the tables. [`engine`] is the embedded ClickHouse.
+//! exactly once, [`query`] is the only reader of the tables. [`engine`] is the embedded ClickHouse. Beside it the live
+//! path, which needs no ClickHouse: [`ingest`] → [`cluster`] (the model) → [`rule`] → [`alert`] → [`notify`], driven by
+//! [`evaluate`] and kept in [`state`]. [`api`] shows both.
 
+mod aggregator;
 pub mod alert;
+pub mod api;
 pub mod clock;
 pub mod cluster;
+pub mod config;
 pub mod engine;
+pub mod evaluate;
+pub mod expose;
 pub mod ingest;
+pub mod notify;
 pub mod query;
+pub mod registry;
 pub mod rule;
+pub mod server;
 pub mod state;
 pub mod store;
+pub mod view;
+
+pub use aggregator::{Aggregator, StartError};

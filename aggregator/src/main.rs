@@ -1,1 +1,94 @@
-fn main() {}
+//! `etcd-monitor-aggregator`: settings → logging → build → run → exit code.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+use etcdmon_aggregator::config::{self, Config, SCHEMA};
+use etcdmon_aggregator::{Aggregator, engine};
+use etcdmon_service::logging::{self, ErrorChain};
+use etcdmon_service::{process, shutdown};
+
+/// Exit code for settings that can't be used, as in sysexits.h.
+const EX_CONFIG: u8 = 78;
+
+fn command() -> Command {
+    let about = "Takes in what agents of etcd-monitor see, stores it, answers questions and sends alerts";
+    SCHEMA
+        .add_flags(Command::new("etcd-monitor-aggregator").about(about).version(env!("CARGO_PKG_VERSION")))
+        .subcommand(Command::new("serve").about("Run the aggregator; the same as no subcommand"))
+        .subcommand(
+            Command::new("check-config").about("Check all settings, show each with its source, and exit"),
+        )
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next();
+    let rest: Vec<OsString> = arguments.collect();
+    // The child process with the engine library; started by the aggregator itself, so not in the help text.
+    if rest.first().is_some_and(|first| first == "engine") {
+        return run_engine(rest.into_iter().skip(1));
+    }
+    let flags = command().get_matches_from(program.into_iter().chain(rest));
+    let (config, effective) = match config::load(&flags, std::env::vars()) {
+        Ok(loaded) => loaded,
+        Err(faults) => {
+            eprintln!("etcd-monitor-aggregator: {faults}");
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
+    if flags.subcommand_name() == Some("check-config") {
+        for (key, value, source) in effective {
+            println!("{key} = {value:?} ({source})");
+        }
+        return ExitCode::SUCCESS;
+    }
+    serve(config, &flags)
+}
+
+fn serve(config: Config, _flags: &ArgMatches) -> ExitCode {
+    if let Err(error) = logging::init(config.log_format, &config.log_filter) {
+        eprintln!("etcd-monitor-aggregator: settings: log.filter: {error}");
+        return ExitCode::from(EX_CONFIG);
+    }
+    process::install_tls_provider();
+    process::count_panics();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "no runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = %ErrorChain(error.as_ref()), "the aggregator ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let end = shutdown::token()?;
+    if !config.ingest.ip().is_loopback() {
+        tracing::warn!(address = %config.ingest, "agents are taken in from other hosts without authentication and encryption");
+    }
+    Aggregator::build(config).await?.run(end).await?;
+    Ok(())
+}
+
+fn run_engine(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let outcome = match engine::child::parse_arguments(arguments) {
+        Ok(arguments) => engine::child::run(&arguments).map_err(|error| ErrorChain(&error).to_string()),
+        Err(fault) => Err(fault),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("engine: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Wires the parts and runs them. The data path in one screen:
+//!
+//! agents → ingest ─┬→ store → query → API
+//!                  └→ evaluation (model → rules → alerts → notices) → outbox → channels
+//!
+//! Order of the end: readiness false → ingest stops → store drains → evaluation commits → outbox delivers what is due →
+//! engine ends → API last, so that probes see the truth to the end.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use etcdmon_service::process::write_ready_file;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Access, Health};
+use crate::clock::Clock;
+use crate::config::{ClickHouse, Config};
+use crate::engine::{Options as EngineOptions, Supervisor};
+use crate::evaluate::{self, Evaluation};
+use crate::expose::{Deliveries, Exposition, Sources};
+use crate::ingest::{self, LiveFact, Service};
+use crate::notify::channel::{Channels, Console, Webhook, WebhookError};
+use crate::notify::outbox::{Outbox, Outcome};
+use crate::query::Query;
+use crate::registry::Registry;
+use crate::rule::Profile;
+use crate::server;
+use crate::state::{State, StateError};
+use crate::store::{Client, External, Store};
+use crate::view::View;
+
+/// Live messages between ingest and evaluation; what finds no room is dropped and counted, and heals with the next one.
+const LIVE_QUEUE: usize = 4_096;
+
+/// Orders between evaluation and outbox; a full queue holds the evaluation up, and the outbox never waits for anybody.
+const ORDER_QUEUE: usize = 1_024;
+
+/// Outcomes on their way back; what finds no room only lacks in metrics and `notified_at`.
+const OUTCOME_QUEUE: usize = 1_024;
+
+/// Why the aggregator could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state can't be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// An address can't be listened on.
+    #[error("listen on {address} ({key})")]
+    Listen {
+        /// The setting.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A webhook can't be used.
+    #[error("alert.webhook")]
+    Webhook(#[from] WebhookError),
+    /// The engine's keeper can't be started.
+    #[error("start the engine's keeper")]
+    Engine(#[source] std::io::Error),
+    /// The ready file can't be written.
+    #[error("write ready file {path}")]
+    ReadyFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// An aggregator that is built and listens, but does not serve yet.
+pub struct Aggregator {
+    config: Config,
+    api: TcpListener,
+    ingest: TcpListener,
+    engine: Option<Supervisor>,
+    store: (Store, JoinHandle<()>),
+    stop_store: CancellationToken,
+    stop_ingest: CancellationToken,
+    service: Service,
+    health: Health,
+    router: axum::Router,
+    evaluation: Evaluation,
+    outbox: Outbox,
+    facts: mpsc::Receiver<LiveFact>,
+    outcomes: mpsc::Receiver<Outcome>,
+}
+
+impl Aggregator {
+    /// Opens the state, binds the addresses and puts everything together.
+    ///
+    /// # Errors
+    /// When state, addresses or receivers can't be used. A store that is not there is no error: it is waited for.
+    pub async fn build(config: Config) -> Result<Self, StartError> {
+        let clock = Clock::start();
+        let state = State::open(&config.state_dir)?;
+        let registry = Registry::load(&state).await?;
+        let api = listen("listen.api", config.api).await?;
+        let ingest = listen("listen.ingest", config.ingest).await?;
+        let (engine, client) = connect(&config)?;
+        let (stop_store, stop_ingest) = (CancellationToken::new(), CancellationToken::new());
+        let store = Store::start(client.clone(), stop_store.clone());
+        let (live, facts) = mpsc::channel(LIVE_QUEUE);
+        let options = ingest::Options { batch_interval: config.batch_interval, ..ingest::Options::default() };
+        let service =
+            Service::new(store.0.clone(), Arc::new(registry.clone()), live, options, stop_ingest.clone());
+        let channels = channels(&config)?;
+        let (orders, order_inbox) = mpsc::channel(ORDER_QUEUE);
+        let (outcome_sender, outcomes) = mpsc::channel(OUTCOME_QUEUE);
+        let mut outbox = Outbox::new(channels.clone(), state.clone(), clock, order_inbox, outcome_sender);
+        outbox.restore(state.outbox().await?);
+        let (view, views) = watch::channel(Arc::new(View { made_at: clock.now(), ..View::default() }));
+        let deliveries = Deliveries::default();
+        let evaluation = Evaluation::restore(evaluate::Parts {
+            clock,
+            profile: Profile::default_profile(),
+            registry,
+            state,
+            receivers: channels.iter().map(|channel| channel.id().to_owned()).collect(),
+            external_url: external_url(&api),
+            outbox: orders,
+            deliveries: deliveries.clone(),
+            view,
+        })
+        .await?;
+        let engine_facts = engine.as_ref().map(Supervisor::facts);
+        let health = Health::new(store.0.clone(), engine_facts.clone());
+        let sources = Sources {
+            view: views.clone(),
+            store: store.0.clone(),
+            ingest: service.counters(),
+            engine: engine_facts,
+        };
+        let router = api::router(api::Parts {
+            clock,
+            view: views,
+            query: Query::new(client),
+            health: health.clone(),
+            exposition: Exposition::new(sources, &deliveries),
+            access: Access::new(config.token.as_ref(), &config.host_names),
+        });
+        Ok(Self {
+            config,
+            api,
+            ingest,
+            engine,
+            store,
+            stop_store,
+            stop_ingest,
+            service,
+            health,
+            router,
+            evaluation,
+            outbox,
+            facts,
+            outcomes,
+        })
+    }
+
+    /// Where the API listens.
+    ///
+    /// # Errors
+    /// When the operating system does not tell.
+    pub fn api_address(&self) -> std::io::Result<SocketAddr> {
+        self.api.local_addr()
+    }
+
+    /// Where the ingest listens.
+    ///
+    /// # Errors
+    /// When the operating system does not tell.
+    pub fn ingest_address(&self) -> std::io::Result<SocketAddr> {
+        self.ingest.local_addr()
+    }
+
+    /// Serves until `end` is cancelled, then ends in order.
+    ///
+    /// # Errors
+    /// When the ready file can't be written.
+    pub async fn run(self, end: CancellationToken) -> Result<(), StartError> {
+        let ready = self.ready_content();
+        let (stop_evaluation, stop_outbox, stop_api) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let api = tokio::spawn(server::serve(self.api, self.router, stop_api.clone()));
+        let ingest = tokio::spawn(ingest::serve(self.ingest, self.service, None, self.stop_ingest.clone()));
+        let evaluation =
+            tokio::spawn(self.evaluation.run(self.facts, self.outcomes, stop_evaluation.clone()));
+        let outbox = tokio::spawn(self.outbox.run(stop_outbox.clone()));
+        self.health.set_serving(true);
+        tracing::info!(api = ready["api"].as_str(), ingest = ready["ingest"].as_str(), "serving");
+        let ready_file = self.config.ready_file.clone();
+        let announced = announce(ready_file, ready, self.engine.as_ref(), &end).await;
+        if announced.is_ok() {
+            end.cancelled().await;
+        }
+        self.health.set_serving(false);
+        self.stop_ingest.cancel();
+        match ingest.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "ingest ended with an error"),
+            Err(error) => tracing::error!(%error, "ingest ended abnormally"),
+        }
+        self.stop_store.cancel();
+        ended("store", self.store.1).await;
+        stop_evaluation.cancel();
+        ended("evaluation", evaluation).await;
+        stop_outbox.cancel();
+        ended("outbox", outbox).await;
+        if let Some(engine) = &self.engine {
+            engine.stop().await;
+        }
+        stop_api.cancel();
+        ended("api", api).await;
+        tracing::info!("ended");
+        announced
+    }
+
+    fn ready_content(&self) -> serde_json::Value {
+        let text =
+            |listener: &TcpListener| listener.local_addr().map_or_else(|_| String::new(), |a| a.to_string());
+        json!({"api": text(&self.api), "ingest": text(&self.ingest), "pid": std::process::id(), "engine_pid": null})
+    }
+}
+
+/// Writes the ready file; with an embedded engine it waits for that to say what became of it.
+async fn announce(
+    path: Option<PathBuf>,
+    mut content: serde_json::Value,
+    engine: Option<&Supervisor>,
+    end: &CancellationToken,
+) -> Result<(), StartError> {
+    let Some(path) = path else { return Ok(()) };
+    if let Some(engine) = engine {
+        let mut facts = engine.facts();
+        let settled = facts.wait_for(|facts| facts.running || facts.last_error.is_some());
+        tokio::select! {
+            facts = settled => content["engine_pid"] = facts.ok().and_then(|facts| facts.pid).into(),
+            () = end.cancelled() => return Ok(()),
+        }
+    }
+    write_ready_file(&path, &content).map_err(|source| StartError::ReadyFile { path, source })
+}
+
+async fn ended(name: &'static str, task: JoinHandle<()>) {
+    if let Err(error) = task.await {
+        tracing::error!(task = name, %error, "a task ended abnormally");
+    }
+}
+
+async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
+}
+
+fn external_url(api: &TcpListener) -> String {
+    api.local_addr().map_or_else(|_| String::new(), |address| format!("http://{address}"))
+}
+
+fn connect(config: &Config) -> Result<(Option<Supervisor>, Client), StartError> {
+    match &config.clickhouse {
+        ClickHouse::Embedded { library, memory_bytes } => {
+            let program = std::env::current_exe().map_err(StartError::Engine)?;
+            let supervisor = Supervisor::start(EngineOptions {
+                program,
+                path: config.state_dir.join("clickhouse"),
+                library: library.clone(),
+                memory_bytes: *memory_bytes,
+            })
+            .map_err(StartError::Engine)?;
+            let client = Client::embedded(supervisor.endpoint(), &config.database);
+            Ok((Some(supervisor), client))
+        }
+        ClickHouse::External { url, user, password } => {
+            let server =
+                External { url: url.clone(), user: user.clone(), password: password.reveal().to_owned() };
+            Ok((None, Client::external(&server, &config.database)))
+        }
+    }
+}
+
+fn channels(config: &Config) -> Result<Channels, StartError> {
+    let mut channels = Channels::new();
+    if config.console {
+        channels.push(Arc::new(Console));
+    }
+    for url in &config.webhooks {
+        channels.push(Arc::new(Webhook::new(url)?));
+    }
+    Ok(channels)
+}

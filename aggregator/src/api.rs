@@ -1,0 +1,151 @@
+//! The HTTP interface: REST with an OpenAPI 3.1 description, health, metrics. Handlers are thin: parse, call, render.
+//!
+//! Whatever goes wrong is answered as `application/problem+json` (RFC 9457). On loopback anybody on the host may read,
+//! but only under a loopback host name, so that a web page can't reach us by rebinding its own name; elsewhere a bearer
+//! token is needed. Nothing here changes anything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::middleware::{from_fn, from_fn_with_state};
+use tokio::sync::{Semaphore, watch};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::clock::Clock;
+use crate::expose::Exposition;
+use crate::query::Query;
+use crate::view::View;
+
+mod access;
+mod clusters;
+mod extract;
+mod problem;
+mod system;
+mod telemetry;
+
+pub use access::Access;
+pub use problem::Problem;
+pub use system::Health;
+
+/// A request that has no answer after this long is given up.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Largest request body, in bytes. No request has one yet.
+const MAX_BODY_BYTES: usize = 64 << 10;
+
+/// Questions to ClickHouse at the same time; more wait until [`TIMEOUT`].
+const QUERIES: usize = 8;
+
+/// What handlers work with.
+#[derive(Clone)]
+pub struct Context {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    clock: Clock,
+    view: watch::Receiver<Arc<View>>,
+    query: Query,
+    queries: Semaphore,
+    health: Health,
+    exposition: Exposition,
+    openapi: String,
+}
+
+/// What the API is made of.
+pub struct Parts {
+    /// Its clock.
+    pub clock: Clock,
+    /// What is now.
+    pub view: watch::Receiver<Arc<View>>,
+    /// What is stored.
+    pub query: Query,
+    /// How the process is.
+    pub health: Health,
+    /// What `/metrics` shows.
+    pub exposition: Exposition,
+    /// Who may ask.
+    pub access: Access,
+}
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "etcd-monitor",
+        description = "What etcd-monitor knows of etcd clusters. Times are RFC 3339; ids of members and etcd clusters are 16 hexadecimal digits; a cluster is named by its UUID, its etcd cluster id or its name.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    tags(
+        (name = "clusters", description = "Clusters, members and leaders now"),
+        (name = "telemetry", description = "What was stored, by time range; the last hour unless asked otherwise"),
+        (name = "alerts", description = "Alerts now and of the last day"),
+        (name = "system", description = "The aggregator itself"),
+    ),
+)]
+struct Description;
+
+fn routes() -> OpenApiRouter<Context> {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(system::index))
+        .routes(routes!(system::healthz))
+        .routes(routes!(system::readyz))
+        .routes(routes!(system::metrics))
+        .routes(routes!(system::openapi))
+        .routes(routes!(clusters::clusters))
+        .routes(routes!(clusters::cluster))
+        .routes(routes!(clusters::members))
+        .routes(routes!(clusters::leader))
+        .routes(routes!(clusters::alerts))
+        .routes(routes!(clusters::agents))
+        .routes(routes!(telemetry::current_metrics))
+        .routes(routes!(telemetry::syncs))
+        .routes(routes!(telemetry::sync_counts))
+        .routes(routes!(telemetry::latency))
+        .routes(routes!(telemetry::ledger))
+}
+
+/// The OpenAPI description.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    let mut description = routes().into_openapi();
+    description.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    access::describe(&mut description);
+    description
+}
+
+/// The whole interface.
+pub fn router(parts: Parts) -> Router {
+    let openapi = openapi().to_json().unwrap_or_else(|error| {
+        tracing::error!(%error, "OpenAPI description not encoded");
+        "{}".to_owned()
+    });
+    let shared = Shared {
+        clock: parts.clock,
+        view: parts.view,
+        query: parts.query,
+        queries: Semaphore::new(QUERIES),
+        health: parts.health,
+        exposition: parts.exposition,
+        openapi,
+    };
+    let (router, _description) = routes().split_for_parts();
+    router
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "no such path; see /api/openapi.json") })
+        .with_state(Context { shared: Arc::new(shared) })
+        .layer(from_fn_with_state(Arc::new(parts.access), access::check))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn(problem::within_time))
+        .layer(CatchPanicLayer::new())
+        .layer(from_fn(problem::render))
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+}
+
+#[cfg(test)]
+mod tests;
