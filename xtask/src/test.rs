@@ -190,7 +190,7 @@ fn unit(place: &Place) -> Result<Tally> {
     for name in suites::integration_tests(place)? {
         command.args(["--test", &name]);
     }
-    let mut tally = tally::tests(&mut command)?;
+    let mut tally = tally::tests(command.args(["--", "--show-output"]))?;
     if tally.good() {
         tally.add(&tally::tests(place.cargo().args(["test", "--workspace", "--no-fail-fast", "--doc"]))?);
     }

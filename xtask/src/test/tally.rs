@@ -18,6 +18,8 @@ pub struct Tally {
     pub skipped: u64,
     /// Tests that said so themselves; libtest calls them passed. Moved to `skipped` by [`Tally::settle`].
     pub(super) said_skipped: u64,
+    /// The test whose lines are read now has said so already.
+    pub(super) said: bool,
 }
 
 impl Tally {
@@ -42,6 +44,7 @@ impl Tally {
     /// Once a run is over: a test that said it was skipped did not pass.
     pub fn settle(&mut self) {
         let said = std::mem::take(&mut self.said_skipped);
+        self.said = false;
         self.passed = self.passed.saturating_sub(said);
         self.skipped += said;
     }
@@ -73,7 +76,12 @@ impl Tally {
             self.passed += count("passed");
             self.failed += count("failed");
             self.skipped += count("ignored");
-        } else if says_skipped(line) {
+        }
+        // One test may say it more than once.
+        if line.starts_with("test ") || line.starts_with("---- ") {
+            self.said = false;
+        }
+        if says_skipped(line) && !std::mem::replace(&mut self.said, true) {
             self.said_skipped += 1;
         }
     }
@@ -91,23 +99,21 @@ pub fn check(command: &mut Command) -> Result<Tally> {
     Ok(if run::shown(command)? { Tally::default() } else { Tally::failure() })
 }
 
-/// Runs tests with their output on the screen and counts them.
+/// Runs tests with their output on the screen and counts them. What passing tests of `--show-output` print is hidden,
+/// but for the word that they were skipped.
 pub fn tests(command: &mut Command) -> Result<Tally> {
     if say::on_terminal() {
         command.env("CARGO_TERM_COLOR", "always");
     }
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {}", run::line(command)))?;
-    let stdout = child.stdout.take().context("the child's output is a pipe")?;
-    let stderr = child.stderr.take().context("the child's errors are a pipe")?;
-    let errors = std::thread::spawn(move || pass_on(stderr, std::io::stderr()));
-    let mut tally = pass_on(stdout, std::io::stdout());
+    // One pipe for both streams keeps their lines in order: a skip belongs to the test named before it.
+    let (output, writer) = std::io::pipe().context("make a pipe")?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    let child = command.spawn().with_context(|| format!("cannot start {}", run::line(command)));
+    // The command's own copies would keep the pipe open for ever.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = child?;
+    let mut tally = pass_on(output, std::io::stdout());
     let status = child.wait()?;
-    tally.add(&errors.join().unwrap_or_default());
     tally.settle();
     if !status.success() && tally.good() {
         // It didn't compile, or a test program died before its count.
@@ -116,14 +122,26 @@ pub fn tests(command: &mut Command) -> Result<Tally> {
     Ok(tally)
 }
 
-fn pass_on(from: impl Read, mut to: impl Write) -> Tally {
+/// Copies lines until the pipe ends, and counts.
+pub(super) fn pass_on(from: impl Read, mut to: impl Write) -> Tally {
     let mut tally = Tally::default();
     let mut reader = BufReader::new(from);
     let mut line = Vec::new();
+    let mut hidden = false;
     while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-        // A closed screen doesn't stop the tests.
-        let _ = to.write_all(&line);
-        tally.line(String::from_utf8_lossy(&line).trim_end());
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end();
+        tally.line(text);
+        match text {
+            "successes:" => hidden = true,
+            "failures:" => hidden = false,
+            _ if text.starts_with("test result: ") => hidden = false,
+            _ => {}
+        }
+        if !hidden || says_skipped(text) {
+            // A closed screen doesn't stop the tests.
+            let _ = to.write_all(&line);
+        }
         line.clear();
     }
     tally

@@ -1,5 +1,5 @@
 use super::suites::{Suite, Tier, describe};
-use super::tally::Tally;
+use super::tally::{Tally, pass_on};
 
 fn sum(passed: u64, failed: u64, skipped: u64) -> Tally {
     Tally { passed, failed, skipped, ..Tally::default() }
@@ -33,11 +33,28 @@ fn colour_does_not_hide_a_result() {
 fn a_test_that_says_it_cannot_run_counts_as_skipped_not_as_passed() {
     let found = tally(&[
         "test a ... skipped: not root",
+        "skipped: and no ext4",
         "ok",
+        "test b ... ok",
         "skipped: no perf here",
+        "test c ... ok",
         "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
     ]);
     assert_eq!(found, sum(1, 0, 2));
+}
+
+#[test]
+fn output_of_passing_tests_is_hidden_but_for_a_skip() {
+    let output = "test a ... ok\ntest b ... ok\n\nsuccesses:\n\n---- a stdout ----\nnoise\nskipped: not root\n\n\
+                  ---- b stdout ----\nnoise\nskipped: no perf\nsuccesses:\n    a\n\n\
+                  test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured\n";
+    let mut screen = Vec::new();
+    let mut found = pass_on(output.as_bytes(), &mut screen);
+    found.settle();
+    assert_eq!(found, sum(0, 0, 2));
+    let screen = String::from_utf8(screen).unwrap();
+    assert!(screen.contains("skipped: no perf") && screen.contains("test result"), "{screen}");
+    assert!(!screen.contains("noise"), "{screen}");
 }
 
 #[test]
