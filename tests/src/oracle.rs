@@ -3,8 +3,11 @@
 //! perf counts entries of the system calls fsync and fdatasync in the kernel's own tracepoints, for all threads of the
 //! process, those that come later included. It knows nothing of our probes.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,16 +35,21 @@ pub struct SyncCount {
 }
 
 impl SyncCount {
-    /// Begins to count; returns once perf has attached. `output` is a file of its own.
+    /// Begins to count; returns once perf has said that it counts. `output` is a file of its own.
     ///
     /// # Errors
     /// When perf is not installed or may not attach.
     pub fn start(pid: u32, output: &Path) -> Result<Self> {
+        let (control, acknowledge) = (output.with_extension("control"), output.with_extension("acknowledge"));
+        let (mut orders, answers) = (fifo(&control)?, fifo(&acknowledge)?);
         let mut command = perf(pid)?;
+        // Begins with its events switched off, and listens for the order to switch them on.
+        command.arg("--delay=-1");
+        command.arg(format!("--control=fifo:{},{}", control.display(), acknowledge.display()));
         command.arg("-o").arg(output).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().context("start perf")?;
-        let mut count = Self { child, output: output.to_owned() };
-        count.wait_attached()?;
+        let mut count = Self { child: command.spawn().context("start perf")?, output: output.to_owned() };
+        orders.write_all(b"enable\n").context("tell perf to count")?;
+        count.wait_acknowledged(answers)?;
         Ok(count)
     }
 
@@ -60,18 +68,19 @@ impl SyncCount {
         Ok(counts.iter().sum())
     }
 
-    /// perf opens an event per thread of its target before it counts; they show among its descriptors.
-    fn wait_attached(&mut self) -> Result<()> {
+    fn wait_acknowledged(&mut self, mut answers: File) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
+        let mut answer = [0; 16];
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait()? {
                 let text = fs::read_to_string(&self.output).unwrap_or_default();
                 bail!("perf ended: {status}\n{text}");
             }
-            if waits_for_its_end(self.child.id()) {
-                return Ok(());
+            match answers.read(&mut answer) {
+                Ok(count) if count > 0 => return Ok(()),
+                // Nothing there yet.
+                _would_block => std::thread::sleep(Duration::from_millis(10)),
             }
-            std::thread::sleep(Duration::from_millis(20));
         }
         bail!("perf did not attach within {LIMIT:?}")
     }
@@ -81,6 +90,20 @@ impl Drop for SyncCount {
     fn drop(&mut self) {
         end(&mut self.child);
     }
+}
+
+/// A new named pipe, opened at both ends so that nobody waits for the other side, and without blocking.
+fn fifo(path: &Path) -> Result<File> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    // One left by an earlier count into the same file is of no use any more.
+    let _absent = fs::remove_file(path);
+    // SAFETY: the pointer is a C string that lives until after the call.
+    if unsafe { libc::mkfifo(name.as_ptr(), 0o600) } != 0 {
+        return Err(std::io::Error::last_os_error()).with_context(|| format!("make {}", path.display()));
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+    options.open(path).with_context(|| path.display().to_string())
 }
 
 /// A row of a series: syncs within a stretch of [`SERIES_INTERVAL`].
@@ -198,20 +221,6 @@ fn mount_tracefs() -> Result<()> {
         return Err(std::io::Error::last_os_error()).context("mount tracefs");
     }
     Ok(())
-}
-
-/// Whether perf has opened events and now sleeps until it is told to end.
-fn waits_for_its_end(pid: u32) -> bool {
-    let process = Path::new("/proc").join(pid.to_string());
-    let opened = fs::read_dir(process.join("fd"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| fs::read_link(entry.path()).ok())
-        .any(|target| target.to_string_lossy().contains("perf_event"));
-    let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
-    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
-    opened && state == Some('S')
 }
 
 fn interrupt(child: &Child) {

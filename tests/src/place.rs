@@ -125,7 +125,13 @@ pub(crate) fn owner(name: &str) -> Option<u32> {
 
 /// Whether a name belongs to a lab whose process is gone.
 pub(crate) fn is_orphan(name: &str) -> bool {
-    owner(name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+    owner(name).is_some_and(|pid| !is_alive(pid))
+}
+
+/// A zombie that nobody waits for is dead.
+fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).is_some_and(|state| !"ZX".contains(state))
 }
 
 /// Mounts first (they hold the loop devices, which then detach by themselves), then cgroups, then directories.

@@ -1,7 +1,9 @@
 //! A webhook receiver on loopback that records what it gets and when, and can be told to misbehave.
 
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
@@ -10,8 +12,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use serde_json::Value;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 
 use crate::place::free_port;
 use crate::wait;
@@ -63,7 +64,14 @@ struct Shared {
 pub struct Receiver {
     port: u16,
     shared: Arc<Shared>,
-    server: Option<JoinHandle<()>>,
+    server: Option<Server>,
+}
+
+/// A thread with a runtime of its own: when it has ended, so have its connections, those kept alive included.
+#[derive(Debug)]
+struct Server {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
 }
 
 impl Receiver {
@@ -85,7 +93,11 @@ impl Receiver {
     /// Closes the port: connections are refused from here on.
     pub fn down(&mut self) {
         if let Some(server) = self.server.take() {
-            server.abort();
+            // An error means that it has ended by itself; joining tells whether it panicked.
+            let _ended = server.stop.send(());
+            if server.thread.join().is_err() {
+                eprintln!("the receiver panicked");
+            }
         }
     }
 
@@ -96,15 +108,26 @@ impl Receiver {
     pub async fn up(&mut self) -> Result<()> {
         self.down();
         let listener = wait::until("the receiver's port", Duration::from_secs(5), async || {
-            Ok(Some(TcpListener::bind(("127.0.0.1", self.port)).await?))
+            Ok(Some(TcpListener::bind(("127.0.0.1", self.port))?))
         })
         .await?;
+        listener.set_nonblocking(true)?;
         let router = Router::new().route("/hook", post(take)).with_state(self.shared.clone());
-        self.server = Some(tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let outcome = runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                tokio::select! {
+                    outcome = axum::serve(listener, router) => outcome,
+                    _stop = stopped => Ok(()),
+                }
+            });
+            if let Err(error) = outcome {
                 eprintln!("receiver: {error}");
             }
-        }));
+        });
+        self.server = Some(Server { stop, thread });
         Ok(())
     }
 

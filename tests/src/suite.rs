@@ -44,6 +44,6 @@ pub fn run<T: Future<Output = Result<()>>>(test: impl FnOnce(Arc<Place>) -> T) {
     let outcome = runtime.block_on(test(place.clone()));
     if let Err(error) = outcome {
         eprintln!("{}", place.log_tails(SHOWN_LINES));
-        panic!("{error:?}");
+        panic!("{error:#}");
     }
 }

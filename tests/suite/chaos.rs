@@ -23,6 +23,9 @@ enum Victim {
 /// How far before its death an agent may have syncs in memory that it takes along.
 const IN_MEMORY: Duration = Duration::from_secs(10);
 
+/// What an agent logs for each process when its probes see it.
+const ATTACHED: &str = "watching syncs";
+
 /// How long what was spooled may take to be stored once all run again.
 const CATCH_UP: Duration = Duration::from_secs(60);
 
@@ -74,7 +77,10 @@ async fn stretch(stand: &mut Stand, victim: Victim, round: u32) -> Result<()> {
     let series: Vec<SyncSeries> =
         stand.cluster.members.iter().map(|member| SyncSeries::start(member.pid()?)).collect::<Result<_>>()?;
     stand.load.resume();
-    sleep(IN_MEMORY / 2).await;
+    // Before an agent dies there must be syncs that are too old to die with it.
+    let before_kill =
+        if victim == Victim::Agent { IN_MEMORY + Duration::from_secs(4) } else { IN_MEMORY / 2 };
+    sleep(before_kill).await;
     let killed = SystemTime::now();
     kill_and_revive(stand, victim).await?;
     let revived = SystemTime::now();
@@ -117,7 +123,14 @@ async fn kill_and_revive(stand: &mut Stand, victim: Victim) -> Result<()> {
         Victim::Agent => {
             stand.agent.daemon.kill();
             sleep(Duration::from_secs(3)).await;
+            let members = stand.cluster.members.len();
+            let attached = |stand: &Stand| stand.agent.daemon.output().matches(ATTACHED).count();
+            let before = attached(stand);
             stand.agent.daemon.start().await?;
+            wait::until("the agent to attach again", Duration::from_secs(10), async || {
+                Ok((attached(stand) >= before + members).then_some(()))
+            })
+            .await?;
         }
         Victim::Aggregator => {
             stand.aggregator.daemon.kill();

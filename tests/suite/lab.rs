@@ -11,9 +11,11 @@ use etcdmon_tests::fault::Stopped;
 use etcdmon_tests::load::{Load, Plan, official_benchmark};
 use etcdmon_tests::metrics::{WAL_FSYNC, shares_between};
 use etcdmon_tests::oracle::{SyncCount, SyncSeries};
+use etcdmon_tests::place::PREFIX;
+use etcdmon_tests::process::Process;
 use etcdmon_tests::receiver::{Behaviour, Receiver};
 use etcdmon_tests::suite::{run, skip_without_root};
-use etcdmon_tests::{process, tools};
+use etcdmon_tests::{process, tools, wait};
 
 /// Wall time of one small write with fdatasync.
 fn write_and_sync(directory: &Path) -> Result<Duration> {
@@ -75,10 +77,9 @@ fn perf_and_etcd_agree_that_nothing_happens_at_rest_and_something_under_load() {
         for version in tools::ETCD_VERSIONS {
             let name = format!("v{}", version.replace('.', ""));
             let cluster = Cluster::builder(&name).members(1).version(version).start(&place).await?;
-            tokio::time::sleep(Duration::from_secs(1)).await;
             let wal = async || cluster.metrics(0).await?.count(WAL_FSYNC);
             let pid = cluster.members[0].pid()?;
-            let before = wal().await?;
+            let before = wait::settled("etcd", Duration::from_secs(2), Duration::from_secs(20), wal).await?;
             let idle = SyncCount::start(pid, &place.path().join("perf-idle"))?;
             tokio::time::sleep(Duration::from_secs(1)).await;
             let idle = idle.stop()?;
@@ -216,4 +217,49 @@ fn programmed_delays_spread_the_syncs_over_etcds_buckets() {
         ensure!(matter >= 4, "only {matter} buckets hold 5 %");
         Ok(())
     });
+}
+
+/// A lab that was killed takes its etcds along, and the next one removes the rest.
+#[test]
+fn a_killed_lab_leaves_nothing_once_the_next_has_run() {
+    run(async |place| {
+        let start = async |name: &str| -> Result<Process> {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_etcdmon-lab"));
+            command.args(["cluster", "--members", "1"]);
+            let lab = Process::start(name, command, &place.path().join(format!("{name}.log")), &[])?;
+            wait::until("the lab to run", Duration::from_secs(40), async || {
+                Ok(lab.output().contains("Ctrl-C").then_some(()))
+            })
+            .await?;
+            Ok(lab)
+        };
+        let mut killed = start("killed").await?;
+        let prefix = format!("{PREFIX}{}-", killed.pid());
+        ensure!(leftovers(&prefix)? > 0, "a running lab must show");
+        killed.kill();
+        let mut next = start("next").await?;
+        next.signal(libc::SIGTERM)?;
+        let status = next.wait(Duration::from_secs(20))?;
+        ensure!(status.success(), "{status}: {}", next.output());
+        ensure!(leftovers(&prefix)? == 0, "the killed lab left something");
+        ensure!(leftovers(&format!("{PREFIX}{}-", next.pid()))? == 0, "the ended lab left something");
+        Ok(())
+    });
+}
+
+/// Mounts, loop devices, cgroups, directories and processes that carry a name.
+fn leftovers(prefix: &str) -> Result<usize> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?.matches(prefix).count();
+    let loops = process::run(Command::new(tools::system("losetup")?).args(["-l", "-n", "-O", "BACK-FILE"]))?;
+    let named = |directory: &Path| {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix)).count()
+    };
+    let processes = std::fs::read_dir("/proc")?
+        .flatten()
+        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+        .filter(|line| String::from_utf8_lossy(line).contains(prefix))
+        .count();
+    let groups = named(Path::new("/sys/fs/cgroup/cpu")) + named(Path::new("/sys/fs/cgroup/blkio"));
+    Ok(mounts + loops.matches(prefix).count() + groups + named(&std::env::temp_dir()) + processes)
 }

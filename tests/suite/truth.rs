@@ -55,7 +55,7 @@ fn stored_syncs_equal_perf_and_etcds_own_count_on_every_version() {
         let failures: Vec<String> = [outcomes.0, outcomes.1, outcomes.2, outcomes.3]
             .into_iter()
             .filter_map(Result::err)
-            .map(|error| format!("{error:?}"))
+            .map(|error| format!("{error:#}"))
             .collect();
         ensure!(failures.is_empty(), "{}", failures.join("\n\n"));
         Ok(())
