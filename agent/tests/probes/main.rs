@@ -3,6 +3,7 @@
 //! Needs root, the kernel programs (`cargo xtask ebpf`), mkfs.ext4 and mkfs.xfs; prints why it skips otherwise.
 
 mod disk;
+mod etcd;
 mod writer;
 
 use std::{os::unix::fs::MetadataExt as _, time::Duration};
