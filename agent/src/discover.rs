@@ -4,7 +4,7 @@
 //! be something else is looked at again only on every third scan, since it may still `exec` etcd, and a kernel
 //! thread never again. A new etcd is so seen within 1.5 s at worst.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -103,7 +103,7 @@ pub struct Discovery {
     proc: ProcFs,
     boot_id: [u8; 16],
     only: Vec<PathBuf>,
-    verdicts: HashMap<u32, Verdict>,
+    verdicts: BTreeMap<u32, Verdict>,
     scans: u64,
     pids: Vec<u32>,
 }
@@ -115,7 +115,7 @@ impl Discovery {
     /// When the boot id can't be read.
     pub fn new(proc: ProcFs, only: Vec<PathBuf>) -> std::io::Result<Self> {
         let boot_id = proc.boot_id()?;
-        Ok(Self { proc, boot_id, only, verdicts: HashMap::new(), scans: 0, pids: Vec::new() })
+        Ok(Self { proc, boot_id, only, verdicts: BTreeMap::new(), scans: 0, pids: Vec::new() })
     }
 
     /// Looks once and says what changed since the last time: what went first, then what came.

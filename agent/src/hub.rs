@@ -136,7 +136,7 @@ pub struct Hub {
     sequence: u64,
     live_number: u64,
     last_base: Option<Reading>,
-    backlog: Option<Batch>,
+    backlog: Option<Box<Batch>>,
 }
 
 struct Members<'a>(&'a BTreeMap<ProcessId, MemberState>);
@@ -273,10 +273,15 @@ impl Hub {
 
     fn attached(&mut self, process: ProcessId, at: Reading) {
         let kept = self.parts.checkpoint.processes.remove(&process);
-        if let Some(member) = self.members.get_mut(&process) {
-            let started_ns = crate::clock::process_start_wall_ns(process.start_ticks);
-            member.question = Some(Question::new(process, started_ns, at.wall_ns, kept));
-        }
+        let Some(member) = self.members.get_mut(&process) else { return };
+        let question = match member.covered() {
+            Some(covered) => Question::after_pause(process, at.wall_ns, covered),
+            None => {
+                let started_ns = crate::clock::process_start_wall_ns(process.start_ticks);
+                Question::new(process, started_ns, at.wall_ns, kept)
+            }
+        };
+        member.question = Some(question);
     }
 
     fn scraped(
@@ -439,14 +444,14 @@ impl Hub {
         let mut coverage: Vec<Coverage> = self.members.values().filter_map(MemberState::coverage).collect();
         coverage.extend(self.ended.drain(..).map(|process| Coverage { process, kept: None }));
         self.parts.telemetry.closed(&closed);
-        let batch = Batch {
+        let batch = Box::new(Batch {
             id: BatchId { epoch: self.parts.epoch, sequence: self.sequence },
             payload: closed.payload,
             counts: closed.counts,
             span_ns: closed.span_ns,
             oldest_mono_ns: closed.oldest_mono_ns,
             coverage,
-        };
+        });
         match self.backlog.take() {
             None => self.backlog = self.parts.spool.try_push(batch).err(),
             Some(older) => {

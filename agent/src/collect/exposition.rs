@@ -23,7 +23,8 @@ pub const REPEAT_EVERY: u64 = 30;
 struct Known {
     series: Arc<Series>,
     last_bits: u64,
-    last_kept: u64,
+    /// Number of the scrape in which it is repeated, changed or not.
+    repeat_at: u64,
 }
 
 /// What one scrape yielded.
@@ -81,9 +82,9 @@ impl Table {
         // NaN has many bit patterns: one stands for all, or it would count as changed for ever.
         let bits = if value.is_nan() { f64::NAN.to_bits() } else { value.to_bits() };
         if let Some(known) = self.known.get_mut(key) {
-            if known.last_bits != bits || self.scrape - known.last_kept >= REPEAT_EVERY {
+            if known.last_bits != bits || self.scrape >= known.repeat_at {
                 known.last_bits = bits;
-                known.last_kept = self.scrape;
+                known.repeat_at = self.scrape + REPEAT_EVERY;
                 scraped.changed.push((Arc::clone(&known.series), value));
             }
             return;
@@ -97,11 +98,11 @@ impl Table {
             return;
         };
         let kind = kind_in_family(name, family);
-        // As if kept at different times, so that not all of them are repeated in the same scrape.
-        let last_kept = self.scrape.saturating_sub(self.known.len() as u64 % REPEAT_EVERY);
+        // At different times, so that not all of them are repeated in the same scrape.
+        let repeat_at = self.scrape + 1 + self.known.len() as u64 % REPEAT_EVERY;
         let series = Arc::new(Series { name: name.to_owned(), labels, kind });
         scraped.changed.push((Arc::clone(&series), value));
-        self.known.insert(key.into(), Known { series, last_bits: bits, last_kept });
+        self.known.insert(key.into(), Known { series, last_bits: bits, repeat_at });
     }
 }
 

@@ -22,13 +22,20 @@ pub struct Question {
     started_ns: i64,
     attached_ns: i64,
     kept: Option<Kept>,
+    why: &'static str,
 }
 
 impl Question {
     /// For a process that began at `started_ns` and is watched since `attached_ns`; `kept` is what the checkpoint
     /// knows of it. All in Unix nanoseconds.
     pub const fn new(process: ProcessId, started_ns: i64, attached_ns: i64, kept: Option<Kept>) -> Self {
-        Self { process, started_ns, attached_ns, kept }
+        let why = if kept.is_some() { "agent_down" } else { "attach" };
+        Self { process, started_ns, attached_ns, kept, why }
+    }
+
+    /// For a process that this agent watched before, up to what `kept` says, and watches again since `attached_ns`.
+    pub const fn after_pause(process: ProcessId, attached_ns: i64, kept: Kept) -> Self {
+        Self { process, started_ns: kept.until_ns, attached_ns, kept: Some(kept), why: "probes_off" }
     }
 
     /// The answer, once etcd's counter is known together with ours at the same moment. `None` = nothing was missed.
@@ -50,16 +57,13 @@ impl Question {
     }
 
     fn blind(&self, count: u64) -> Blind {
-        let (from_ns, reason) = match &self.kept {
-            Some(kept) => (kept.until_ns, "agent_down"),
-            None => (self.started_ns, "attach"),
-        };
+        let from_ns = self.kept.as_ref().map_or(self.started_ns, |kept| kept.until_ns);
         Blind {
             process: self.process,
             from_ns: from_ns.min(self.attached_ns),
             to_ns: self.attached_ns,
             count,
-            reason,
+            reason: self.why,
             ids: None,
         }
     }

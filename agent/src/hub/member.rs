@@ -186,19 +186,21 @@ impl MemberState {
         if !self.running {
             return Some(Coverage { process: self.process.id, kept: None });
         }
-        // Facts that are held back are not in the batch.
-        if self.is_holding() || self.covered_until_ns == 0 || self.question.is_some() {
+        // Facts that are held back are not in the batch, nor is the answer to an open question.
+        if self.is_holding() || self.question.is_some() {
             return None;
         }
+        Some(Coverage { process: self.process.id, kept: Some(self.covered()?) })
+    }
+
+    /// Up to where it has been watched; `None` when it has not been.
+    pub fn covered(&self) -> Option<Kept> {
         let identity = self.identity.unwrap_or(MemberIdentity { cluster_id: 0, member_id: 0 });
-        Some(Coverage {
-            process: self.process.id,
-            kept: Some(Kept {
-                until_ns: self.covered_until_ns,
-                wal_syncs: self.wal_syncs(),
-                cluster_id: identity.cluster_id,
-                member_id: identity.member_id,
-            }),
+        (self.covered_until_ns > 0).then(|| Kept {
+            until_ns: self.covered_until_ns,
+            wal_syncs: self.wal_syncs(),
+            cluster_id: identity.cluster_id,
+            member_id: identity.member_id,
         })
     }
 

@@ -35,18 +35,18 @@ impl SpoolHandle {
     ///
     /// # Errors
     /// The batch.
-    pub fn try_push(&self, batch: Batch) -> Result<(), Batch> {
+    pub fn try_push(&self, batch: Box<Batch>) -> Result<(), Box<Batch>> {
         use mpsc::error::TrySendError::{Closed, Full};
-        match self.commands.try_send(Command::Push(Box::new(batch))) {
+        match self.commands.try_send(Command::Push(batch)) {
             Ok(()) => Ok(()),
-            Err(Full(Command::Push(batch)) | Closed(Command::Push(batch))) => Err(*batch),
+            Err(Full(Command::Push(batch)) | Closed(Command::Push(batch))) => Err(batch),
             Err(_) => Ok(()),
         }
     }
 
     /// Adds a batch, however long it takes.
-    pub async fn push(&self, batch: Batch) {
-        if self.commands.send(Command::Push(Box::new(batch))).await.is_err() {
+    pub async fn push(&self, batch: Box<Batch>) {
+        if self.commands.send(Command::Push(batch)).await.is_err() {
             tracing::error!("the spool's thread has ended: a batch is lost");
         }
     }
@@ -194,5 +194,31 @@ fn account_for(dropped: &[Dropped], account: &Mutex<Account>, telemetry: &Teleme
         telemetry.dropped(dropped);
         tracing::warn!(reason = dropped.reason, syncs = dropped.counts.syncs, "batch dropped");
         account.add_dropped(dropped);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! A spool that hands over what it gets.
+
+    use super::*;
+
+    /// What got into the spool.
+    pub struct Received(mpsc::Receiver<Command>);
+
+    impl Received {
+        /// The next batch, if there is one.
+        pub fn next(&mut self) -> Option<Batch> {
+            match self.0.try_recv() {
+                Ok(Command::Push(batch)) => Some(*batch),
+                _ => None,
+            }
+        }
+    }
+
+    /// A handle, and where what it is told arrives.
+    pub fn recorder() -> (SpoolHandle, Received) {
+        let (commands, receiver) = mpsc::channel(COMMANDS_LIMIT);
+        (SpoolHandle { commands, telemetry: Arc::default() }, Received(receiver))
     }
 }
