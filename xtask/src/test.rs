@@ -39,7 +39,11 @@ type Check = (&'static str, &'static str, fn(&Place) -> Result<Tally>);
 const CHECKS: [Check; 5] = [
     ("fmt", "source is formatted", fmt),
     ("clippy", "no lint fires, in tests and examples either", clippy),
-    ("tidy", "length of files, unfinished marks, paths of one machine, registry hosts", tidy_up),
+    (
+        "tidy",
+        "length of files, unfinished marks, paths of one machine, registry hosts, tests named by the specification",
+        tidy_up,
+    ),
     (
         "licences",
         "every dependency's licence is allowed by deny.toml; neither ring nor openssl is linked",

@@ -1,7 +1,12 @@
-//! House rules that no compiler checks: length of files, unfinished marks, paths of one machine, registry hosts.
+//! House rules that no compiler checks: length of files, unfinished marks, paths of one machine, registry hosts, and that
+//! every test the specification names exists.
 
 use anyhow::{Context, Result};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+
+/// The document whose promises name their tests.
+const PROMISES: &str = "SPECIFICATION.md";
 
 /// Longest source file, in lines.
 const MAX_LINES: usize = 700;
@@ -35,14 +40,36 @@ pub fn check(repo: &Path) -> Result<Vec<String>> {
     let mut faults = Vec::new();
     let mut files = Vec::new();
     collect(repo, &mut files)?;
+    let mut promises = String::new();
+    let mut functions = BTreeSet::new();
     for file in files {
         let bytes = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
         let Ok(text) = String::from_utf8(bytes) else { continue };
         let path = file.strip_prefix(repo).unwrap_or(&file);
         faults.extend(judge(path, &text));
+        if path.extension().is_some_and(|e| e == "rs") {
+            functions.extend(
+                text.split("fn ").skip(1).filter_map(|rest| rest.split('(').next()).map(str::to_owned),
+            );
+        } else if path == Path::new(PROMISES) {
+            promises = text;
+        }
     }
+    faults.extend(unproven(&promises, &functions));
     faults.sort();
     Ok(faults)
+}
+
+/// Tests that the specification names as `suite/test` and that are nowhere.
+fn unproven(promises: &str, functions: &BTreeSet<String>) -> Vec<String> {
+    let word = |part: &str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    let quoted = promises.split('`').skip(1).step_by(2).filter_map(|name| name.split_once('/'));
+    quoted
+        .filter(|(suite, test)| word(suite) && word(test) && !functions.contains(*test))
+        .map(|(suite, test)| format!("{PROMISES}: no test is called {suite}/{test}"))
+        .collect()
 }
 
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
@@ -109,6 +136,13 @@ mod tests {
         let root = MACHINE_PATHS[2];
         assert!(judge(Path::new("a.rs"), &format!("/proc/7{root}x /proc/{{pid}}{root}x")).is_empty());
         assert_eq!(judge(Path::new("a.rs"), &format!("\"{root}x\"")).len(), 1);
+    }
+
+    #[test]
+    fn a_promise_whose_test_is_gone_is_found() {
+        let functions = BTreeSet::from(["it_works".to_owned()]);
+        let text = "| S1 | `truth/it_works`, `truth/it_shone` | `/healthz` `docs/ADR` |";
+        assert_eq!(unproven(text, &functions), ["SPECIFICATION.md: no test is called truth/it_shone"]);
     }
 
     #[test]
