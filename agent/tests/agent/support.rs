@@ -1,7 +1,5 @@
 //! What the agent's integration tests share: an aggregator that only remembers, an etcd, an agent.
 
-#![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses its part")]
-
 pub mod agent;
 pub mod aggregator;
 pub mod etcd;

@@ -1,7 +1,5 @@
 //! The agent when things are not as they should be: a clear word, no panic, the rest goes on. S1, S10, S11, S13.
 
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -10,10 +8,10 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use support::agent::Agent;
-use support::aggregator::Aggregator;
-use support::etcd::Etcd;
-use support::{is_root, wait_for};
+use crate::support::agent::Agent;
+use crate::support::aggregator::Aggregator;
+use crate::support::etcd::Etcd;
+use crate::support::{is_root, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(20);
 

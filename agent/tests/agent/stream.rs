@@ -1,14 +1,12 @@
 //! The whole agent against a real etcd and an aggregator that remembers everything. S1, S2, S10.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::agent::Agent;
+use crate::support::aggregator::{Aggregator, Answer};
+use crate::support::etcd::{Etcd, VERSIONS};
+use crate::support::{is_root, wait_for};
 use etcdmon_proto::v1::LedgerKind;
-use support::agent::Agent;
-use support::aggregator::{Aggregator, Answer};
-use support::etcd::{Etcd, VERSIONS};
-use support::{is_root, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(20);
 

@@ -30,7 +30,6 @@ pub fn programs(version: &str) -> Option<PathBuf> {
 pub struct Etcd {
     pub child: Child,
     pub client_port: u16,
-    pub data_dir: PathBuf,
     programs: PathBuf,
     arguments: Vec<String>,
     directory: PathBuf,
@@ -56,11 +55,10 @@ impl Etcd {
     pub fn start_with(version: &str, directory: &Path, more: &[&str]) -> Option<Self> {
         let programs = programs(version)?;
         let (client, peer) = (free_port(), free_port());
-        let data_dir = directory.join("data");
         let mut arguments: Vec<String> = vec![
             "--name=m1".into(),
             "--data-dir".into(),
-            data_dir.display().to_string(),
+            directory.join("data").display().to_string(),
             format!("--listen-client-urls=http://127.0.0.1:{client}"),
             format!("--advertise-client-urls=http://127.0.0.1:{client}"),
             format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
@@ -70,8 +68,7 @@ impl Etcd {
         ];
         arguments.extend(more.iter().map(|argument| argument.replace("{client}", &client.to_string())));
         let child = Self::spawn(&programs, &arguments, directory);
-        let etcd =
-            Self { child, client_port: client, data_dir, programs, arguments, directory: directory.into() };
+        let etcd = Self { child, client_port: client, programs, arguments, directory: directory.into() };
         if !more.iter().any(|argument| argument.contains("https")) {
             etcd.wait_until_ready();
         }
@@ -127,12 +124,11 @@ impl Etcd {
         }
     }
 
-    /// Starts many clients that put until the result is dropped.
+    /// Puts, one after the other, until the result is dropped.
     pub fn load(&self) -> Load {
         let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let (flag, port, ctl) = (stop.clone(), self.client_port, self.programs.join("etcdctl"));
         let thread = std::thread::spawn(move || {
-            // One etcdctl in lease mode of puts: the interactive txn reads puts from its input without a process each.
             while !flag.load(std::sync::atomic::Ordering::Relaxed) {
                 let _ = Command::new(&ctl)
                     .env("ETCDCTL_API", "3")
