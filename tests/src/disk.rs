@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -98,6 +98,22 @@ impl Disk {
         self.slow.as_ref().map(SlowFile::delays)
     }
 
+    /// The kernel lets go of the file beneath a loop device a moment after the last unmount.
+    fn wait_detached(&self) {
+        let Some(name) = self.device.as_deref().and_then(|device| Path::new(device).file_name()) else {
+            return;
+        };
+        let backing = Path::new("/sys/block").join(name).join("loop/backing_file");
+        let directory = self.mount_point.parent().unwrap_or(&self.mount_point);
+        let deadline = Instant::now() + BUSY_LIMIT;
+        // The number may already serve somebody else's file.
+        while fs::read_to_string(&backing).is_ok_and(|file| Path::new(&file).starts_with(directory))
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn attach(&mut self, medium: Medium, image: &Path) -> Result<()> {
         let losetup = tools::system("losetup")?;
         let device = run(Command::new(&losetup).args(["--find", "--show"]).arg(image))?;
@@ -118,6 +134,7 @@ impl Drop for Disk {
         }
         if self.mounted {
             unmount(&self.mount_point);
+            self.wait_detached();
         }
     }
 }
