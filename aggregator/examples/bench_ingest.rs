@@ -12,7 +12,7 @@ mod rows;
 mod whole;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use etcdmon_aggregator::engine::child;
@@ -85,7 +85,7 @@ fn figure(name: &str, rate: f64) -> serde_json::Value {
 }
 
 /// Measures the engine alone in a process of its own: a process can open only one store, once.
-fn direct_rate(library: &PathBuf, table: &str, format: &str, writers: usize) -> anyhow::Result<f64> {
+fn direct_rate(library: &Path, table: &str, format: &str, writers: usize) -> anyhow::Result<f64> {
     let directory = tempfile::tempdir()?;
     let output = std::process::Command::new(std::env::current_exe()?)
         .arg("direct")

@@ -1,4 +1,5 @@
 //! Storing on a real engine: everything that is stored reads back, nothing is stored twice, whatever dies (S10, T4).
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 #[path = "store/support.rs"]
 mod support;

@@ -1,5 +1,6 @@
 //! The embedded engine's endpoint: the unmodified `clickhouse` crate works with it, and hostile requests cost nothing
 //! but themselves.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 #[path = "store/support.rs"]
 mod support;

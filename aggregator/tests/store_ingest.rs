@@ -1,5 +1,6 @@
 //! Agents' streams over real gRPC: what is acknowledged is durable, what is refused says why, garbage harms nobody
 //! (S10).
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 #[path = "store/support.rs"]
 mod support;

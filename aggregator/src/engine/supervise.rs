@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -240,7 +240,7 @@ impl Keeper {
     fn end(&self, child: &mut Child, stderr: &Stderr, what: &str) -> bool {
         // Kills a child that took too long to start; one that has ended is not there to be killed.
         let _ = child.kill();
-        let status = child.wait().map_or_else(|error| error.to_string(), |status| describe(status));
+        let status = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
         let last_words = stderr.last_words();
         let reason = if last_words.is_empty() {
             format!("{what}: {status}")
@@ -282,10 +282,6 @@ struct Started {
     stdout: Receiver<String>,
     stderr: Stderr,
     key: String,
-}
-
-fn describe(status: ExitStatus) -> String {
-    status.to_string()
 }
 
 /// SIGTERM, then time to close the store, then SIGKILL.

@@ -136,7 +136,7 @@ impl Column {
     }
 
     /// Rows in it.
-    pub fn len(&self) -> usize {
+    pub fn rows(&self) -> usize {
         match self {
             Self::Uuid(values) => values.len(),
             Self::U64(values) => values.len(),
@@ -271,7 +271,7 @@ impl Block {
     pub fn new(table: Table, columns: Vec<Column>) -> Self {
         assert_eq!(columns.len(), table.columns().len(), "columns of {}", table.name());
         assert!(
-            columns.windows(2).all(|pair| pair[0].len() == pair[1].len()),
+            columns.windows(2).all(|pair| pair[0].rows() == pair[1].rows()),
             "columns of {} differ in length",
             table.name()
         );
@@ -285,7 +285,7 @@ impl Block {
 
     /// Rows in it.
     pub fn rows(&self) -> usize {
-        self.columns[0].len()
+        self.columns[0].rows()
     }
 
     /// Heap bytes, roughly.

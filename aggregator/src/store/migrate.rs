@@ -178,7 +178,7 @@ mod tests {
     fn the_schema_has_the_columns_that_are_written() {
         let sql = MIGRATIONS.iter().map(|migration| migration.sql).collect::<String>();
         for table in super::super::table::Table::ALL {
-            let begin = sql.find(&format!("EXISTS {} (", table.name())).expect(table.name());
+            let begin = sql.find(&format!("EXISTS {} (", table.name())).expect("table in the schema");
             let definition = &sql[begin..begin + sql[begin..].find(") ENGINE").unwrap()];
             let columns: Vec<String> = definition
                 .lines()

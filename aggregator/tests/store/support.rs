@@ -1,6 +1,6 @@
 //! A real engine, and batches to store in it.
+#![expect(dead_code, reason = "every test program uses a part of it")]
 
-use std::env;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -61,10 +61,7 @@ pub async fn engine() -> Option<Engine> {
 
 /// The program that has the `engine` subcommand.
 pub fn program() -> PathBuf {
-    match env::var_os("ETCD_MONITOR_TEST_ENGINE_PROGRAM") {
-        Some(program) => PathBuf::from(program),
-        None => PathBuf::from(option_env!("CARGO_BIN_EXE_etcd-monitor-aggregator").expect("x")),
-    }
+    PathBuf::from(env!("CARGO_BIN_EXE_etcd-monitor-aggregator"))
 }
 
 fn start(directory: &Path) -> Supervisor {

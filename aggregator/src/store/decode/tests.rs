@@ -76,7 +76,7 @@ fn refused(sections: Vec<v1::Section>) -> String {
 
 fn texts(column: &Column) -> Vec<String> {
     let Column::Text(dictionary) = column else { panic!("no text column") };
-    (0..column.len()).map(|row| dictionary.text(row).to_owned()).collect()
+    (0..column.rows()).map(|row| dictionary.text(row).to_owned()).collect()
 }
 
 #[test]

@@ -1,0 +1,8 @@
+//! The whole agent as a process, against real etcds and an aggregator that remembers everything.
+//!
+//! Runs as root for the kernel probes; tests that need what is not there are skipped with the reason.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
+
+mod adverse;
+mod stream;
+mod support;
