@@ -115,21 +115,44 @@ fn room(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The tarball from the cache directory, else from the registry into `scratch`.
+/// The tarball, checked: from the cache directory, else from the registry into `scratch`.
 fn tarball(place: &Place, scratch: &Scratch) -> Result<PathBuf> {
     if let Some(cached) = download::in_cache(place, |name| name.ends_with(TARBALL)) {
-        say::note(&format!("from {}", cached.display()));
-        return Ok(cached);
+        match check(&cached) {
+            Ok(()) => {
+                say::note(&format!("from {}", cached.display()));
+                return Ok(cached);
+            }
+            Err(error) => say::warn(&format!("{error:#}")),
+        }
     }
+    let fetched = fetch(place, scratch).with_context(|| {
+        format!("no internet? put chdb-{TARBALL} into a directory and name that by ETCD_MONITOR_CACHE")
+    })?;
+    check(&fetched)?;
+    Ok(fetched)
+}
+
+fn check(tarball: &Path) -> Result<()> {
+    let found = stamp::integrity(tarball)?;
+    if found != TARBALL_INTEGRITY {
+        bail!("{} is not the file it should be (integrity {found})", tarball.display());
+    }
+    Ok(())
+}
+
+fn fetch(place: &Place, scratch: &Scratch) -> Result<PathBuf> {
     let registry = registry(place)?;
     let to = scratch.join(TARBALL);
     let url = format!("{}/{PACKAGE}/-/{TARBALL}", registry.trim_end_matches('/'));
     let Err(error) = download::get(place, &url, &to, TARBALL_BYTES) else { return Ok(to) };
     // A registry behind a login or with other paths is npm's to talk to.
     let Some(npm) = run::which("npm") else { return Err(error) };
-    say::note(&format!("{error:#}; trying npm"));
+    say::note(&format!("{error:#}"));
+    say::note("trying npm");
     let mut pack = Command::new(npm);
-    pack.current_dir(scratch.path()).args(["pack", "--silent"]).arg(format!("{PACKAGE}@{VERSION}"));
+    pack.current_dir(scratch.path()).args(["pack", "--loglevel=error", "--fetch-retries=1"]);
+    pack.arg(format!("{PACKAGE}@{VERSION}"));
     run::quietly(&mut pack, &place.logs().join("npm.log"), || "npm pack".to_owned())?;
     Ok(scratch.join(&format!("chdb-{TARBALL}")))
 }

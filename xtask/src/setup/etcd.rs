@@ -257,10 +257,12 @@ impl Piece for ForUp {
     }
 
     fn fetch(&self, place: &Place) -> Result<Outcome> {
-        if let Outcome::Ready = server(GO_VERSIONS[0]).fetch(place)? {
-            return Ok(Outcome::Ready);
+        match server(GO_VERSIONS[0]).fetch(place) {
+            Ok(Outcome::Ready) => return Ok(Outcome::Ready),
+            Ok(Outcome::Skipped(reason)) => say::note(&reason),
+            Err(error) => say::warn(&format!("{error:#}")),
         }
-        say::note("no Go here: Debian's etcd stands in");
+        say::note("Debian's etcd stands in");
         from_debian(place)?;
         Ok(Outcome::Ready)
     }
