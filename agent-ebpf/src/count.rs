@@ -98,9 +98,10 @@ pub fn sync_begin(program: Program, thread: u32, target: &Target, file: u64) {
     }
 }
 
-/// Counts the end of this thread's sync, and hands over a record of it if it is slow or falls into the sample.
+/// Counts the end of this thread's sync, and hands over a record of it if it is slow or falls into the sample. The sample
+/// is exact with an add that returns what was there; kernels before 5.12 refuse programs that have one.
 #[inline(always)]
-pub fn sync_end(
+pub fn sync_end<const EXACT: bool>(
     context: &impl EbpfContext,
     program: Program,
     process: u32,
@@ -144,7 +145,14 @@ pub fn sync_end(
         if latency_ns >= target.slow_ns {
             Reason::Slow
         } else {
-            let earlier = fetch_add(&raw mut (*stats).sync_unslow, 1);
+            let counter = &raw mut (*stats).sync_unslow;
+            let earlier = if EXACT {
+                fetch_add(counter, 1)
+            } else {
+                let earlier = *counter;
+                add(counter, 1);
+                earlier
+            };
             let every = target.sample_every as u64;
             if every == 0 || earlier % every != 0 {
                 return;

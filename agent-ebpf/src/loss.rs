@@ -61,6 +61,17 @@ impl Program {
     }
 }
 
+impl Program {
+    /// The function that does the same on kernels before 5.12, but for an exact sample.
+    pub const fn inexact(self) -> Option<&'static str> {
+        match self {
+            Self::SyncExitFilesystem => Some("sync_exit_filesystem_inexact"),
+            Self::SyncExitSyscall => Some("sync_exit_syscall_inexact"),
+            _ => None,
+        }
+    }
+}
+
 /// Number of reasons.
 pub const REASONS: usize = 5;
 

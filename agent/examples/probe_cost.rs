@@ -100,7 +100,7 @@ fn main() -> anyhow::Result<()> {
     figures.add("memory.loaded", memory_kib("VmRSS:"), "KiB");
     figures.add("memory.peak", memory_kib("VmHWM:"), "KiB");
 
-    let watch = probes.add_target(NOBODY, &[directory.clone()])?;
+    let watch = probes.add_target(NOBODY, std::slice::from_ref(&directory))?;
     figures.add(&format!("getppid.{}", watch.hook.name()), getppid_ns(), "ns");
     program_figures(&mut figures, &probes, &directory, "foreign")?;
     probes.remove_target(NOBODY);

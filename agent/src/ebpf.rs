@@ -40,21 +40,22 @@ mod mapped;
 mod offsets;
 mod programs;
 mod record;
+mod start;
 mod targets;
 mod tracepoint;
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
-    maps::{HashMap, Map, MapData, RingBuf},
+    Ebpf,
+    maps::{HashMap, RingBuf},
 };
 use aya_log::EbpfLogger;
-use etcdmon_agent_ebpf::{call::NUMBERS, stats::SLOTS};
+use etcdmon_agent_ebpf::stats::SLOTS;
 use etcdmon_proto::v1::Hook;
 
 pub use self::{
@@ -70,23 +71,11 @@ use self::{
     mapped::Mapped,
     offsets::{Feature, Offsets},
     programs::{Programs, Set},
+    start::map_error,
     targets::Targets,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/etcd-monitor.bpf.o"));
-
-/// The inode of the initial pid namespace (include/linux/proc_ns.h).
-const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
-
-/// This machine's numbers of the calls that a write slot looks for.
-const CALL_NUMBERS: [u32; NUMBERS] = [
-    libc::SYS_write as u32,
-    libc::SYS_pwrite64 as u32,
-    libc::SYS_writev as u32,
-    libc::SYS_pwritev as u32,
-    libc::SYS_pwritev2 as u32,
-    libc::SYS_sync_file_range as u32,
-];
 
 /// What the programs are loaded with.
 #[derive(Clone, Debug)]
@@ -99,18 +88,21 @@ pub struct ProbeConfig {
     pub ring_bytes: u32,
     /// Runs `PROGRAM btf-offsets` to read the kernel's type information; `None` reads it in this process.
     pub offsets_program: Option<PathBuf>,
+    /// Whether the sample must be exact. If not, or if the kernel is older than 5.12, concurrent syncs may shift it.
+    pub exact_sample: bool,
     /// Whether the programs log what should not happen, through the `log` crate at debug level.
     pub kernel_log: bool,
 }
 
 impl Default for ProbeConfig {
-    /// 10 ms, 1 in 100, 1 MiB, this program, no log.
+    /// 10 ms, exactly 1 in 100, 1 MiB, this program, no log.
     fn default() -> Self {
         Self {
             slow_threshold: Duration::from_millis(10),
             sample_every: 100,
             ring_bytes: 1 << 20,
             offsets_program: Some(PathBuf::from("/proc/self/exe")),
+            exact_sample: true,
             kernel_log: false,
         }
     }
@@ -218,26 +210,26 @@ impl Probes {
         if object.is_empty() {
             return Err(ProbeError::ObjectMissing);
         }
-        check_privilege(&std::fs::read_to_string("/proc/self/status").unwrap_or_default())?;
-        check_pid_namespace()?;
-        let offsets = find_offsets(config)?;
+        start::check_privilege(&std::fs::read_to_string("/proc/self/status").unwrap_or_default())?;
+        start::check_pid_namespace()?;
+        let offsets = start::find_offsets(config)?;
         let missing = offsets.lacks(Feature::FileClass);
         if !missing.is_empty() {
             return Err(ProbeError::Fields { fields: missing.join(", ") });
         }
-        let mut programs = Programs::load(open(config, &offsets, object)?);
+        let mut programs = Programs::load(start::open(config, &offsets, object)?, config.exact_sample);
         let ebpf = programs.ebpf();
         let map =
             |ebpf: &mut Ebpf, name| ebpf.take_map(name).ok_or_else(|| map_error(name, "not in the object"));
-        let stats = mapped(map(ebpf, "STATS")?, "STATS", SLOTS * counters::SLOT_WORDS)?;
-        let loss = mapped(map(ebpf, "LOSS")?, "LOSS", loss::LOSS_WORDS)?;
+        let stats = start::mapped(map(ebpf, "STATS")?, "STATS", SLOTS * counters::SLOT_WORDS)?;
+        let loss = start::mapped(map(ebpf, "LOSS")?, "LOSS", loss::LOSS_WORDS)?;
         let target_map =
             HashMap::try_from(map(ebpf, "TARGETS")?).map_err(|source| map_error("TARGETS", source))?;
         let syncs = HashMap::try_from(map(ebpf, "SYNCS")?).map_err(|source| map_error("SYNCS", source))?;
         let ring = RingBuf::try_from(map(ebpf, "RECORDS")?).map_err(|source| map_error("RECORDS", source))?;
         let log = if config.kernel_log { EbpfLogger::init(ebpf).ok() } else { None };
-        let degraded = degraded(&offsets, &programs);
-        give_back_memory();
+        let degraded = start::degraded(&offsets, &programs);
+        start::give_back_memory();
         let targets = Targets::new(target_map, syncs, stats);
         Ok(Self {
             config: config.clone(),
@@ -402,98 +394,6 @@ fn detach_unused(programs: &mut Programs, state: &State) {
     if !state.targets.any(Hook::Syscall) {
         programs.detach(Set::SyncCalls);
         programs.detach(Set::WriteCalls);
-    }
-}
-
-fn map_error(name: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ProbeError {
-    ProbeError::Map { name, source: source.into() }
-}
-
-fn mapped(map: Map, name: &'static str, words: usize) -> Result<Mapped, ProbeError> {
-    use std::os::fd::AsFd as _;
-    let Map::Array(data) = map else { return Err(map_error(name, "not an array")) };
-    let data: MapData = data;
-    Mapped::new(data.fd().as_fd(), words).map_err(|source| map_error(name, source))
-}
-
-fn find_offsets(config: &ProbeConfig) -> Result<Offsets, ProbeError> {
-    let path = Path::new(KERNEL_BTF);
-    if let Some(program) = &config.offsets_program {
-        match Offsets::from_child(program, path) {
-            Ok(offsets) => return Ok(offsets),
-            // The file itself may be the cause; then reading it here tells so in better words.
-            Err(error) => tracing::debug!(%error, "read the kernel's type information in this process"),
-        }
-    }
-    Offsets::from_file(path).map_err(ProbeError::Offsets)
-}
-
-fn open(config: &ProbeConfig, offsets: &Offsets, object: &[u8]) -> Result<Ebpf, ProbeError> {
-    const OFF: u8 = 0;
-    const DEBUG: u8 = 4;
-    let page = 4096;
-    let ring_bytes = config.ring_bytes.clamp(page, 1 << 30).next_power_of_two();
-    let log_level = if config.kernel_log { DEBUG } else { OFF };
-    EbpfLoader::new()
-        .btf(None)
-        .override_global("OFFSETS", offsets.values(), true)
-        .override_global("CALL_NUMBERS", &CALL_NUMBERS, true)
-        .override_global("AYA_LOG_LEVEL", &log_level, true)
-        .map_max_entries("RECORDS", ring_bytes)
-        .load(object)
-        .map_err(|source| ProbeError::Load(Box::new(source)))
-}
-
-/// What this kernel can't do of what the programs offer.
-fn degraded(offsets: &Offsets, programs: &Programs) -> Vec<Degraded> {
-    let features = Feature::ALL.into_iter().filter_map(|feature| {
-        let missing = offsets.lacks(feature);
-        (!missing.is_empty()).then(|| Degraded {
-            capability: feature.name().to_owned(),
-            reason: format!("this kernel has no {}", missing.join(", ")),
-            remedy: "report the kernel's version and its /sys/kernel/btf/vmlinux",
-        })
-    });
-    let refused = programs.refused().map(|(program, reason)| Degraded {
-        capability: format!("program.{program}"),
-        reason: reason.to_owned(),
-        remedy: "use a kernel from 5.12 on, or report its version with this message",
-    });
-    features.chain(refused).collect()
-}
-
-/// Fails unless the effective capabilities in /proc/self/status allow to load tracing programs.
-fn check_privilege(status: &str) -> Result<(), ProbeError> {
-    const SYS_ADMIN: u32 = 21;
-    const NEEDED: [(u32, &str); 2] = [(38, "CAP_PERFMON"), (39, "CAP_BPF")];
-    let effective = status
-        .lines()
-        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
-        // Not known: the kernel will tell.
-        .unwrap_or(u64::MAX);
-    let has = |capability: u32| effective >> capability & 1 == 1;
-    let missing: Vec<&str> = NEEDED.iter().filter(|(bit, _)| !has(*bit)).map(|(_, name)| *name).collect();
-    if missing.is_empty() || has(SYS_ADMIN) {
-        return Ok(());
-    }
-    Err(ProbeError::Privilege { missing: missing.join(", ") })
-}
-
-/// Fails in a pid namespace of a container: the programs see the host's process ids.
-fn check_pid_namespace() -> Result<(), ProbeError> {
-    use std::os::unix::fs::MetadataExt as _;
-    match std::fs::metadata("/proc/self/ns/pid") {
-        Ok(namespace) if namespace.ino() != INITIAL_PID_NAMESPACE => Err(ProbeError::PidNamespace),
-        _ => Ok(()),
-    }
-}
-
-/// aya reads the kernel's whole type information whether the object needs it or not: some 18 MiB, free by now.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes a number; the allocator sees to its own locks.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

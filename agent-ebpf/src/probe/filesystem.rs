@@ -18,9 +18,20 @@ pub fn sync_enter_filesystem(context: RawTracePointContext) -> i32 {
 /// `ext4_sync_file_exit(struct inode *, int ret)`.
 #[raw_tracepoint(tracepoint = "ext4_sync_file_exit")]
 pub fn sync_exit_filesystem(context: RawTracePointContext) -> i32 {
+    sync_exit::<true>(&context)
+}
+
+/// The same for kernels before 5.12.
+#[raw_tracepoint(tracepoint = "ext4_sync_file_exit")]
+pub fn sync_exit_filesystem_inexact(context: RawTracePointContext) -> i32 {
+    sync_exit::<false>(&context)
+}
+
+#[inline(always)]
+fn sync_exit<const EXACT: bool>(context: &RawTracePointContext) -> i32 {
     if let Some((process, thread, target)) = count::target(FILESYSTEM) {
         let result = context.arg::<i32>(1) as i64;
-        count::sync_end(&context, Program::SyncExitFilesystem, process, thread, target, result);
+        count::sync_end::<EXACT>(context, Program::SyncExitFilesystem, process, thread, target, result);
     }
     0
 }

@@ -43,11 +43,22 @@ pub extern "C" fn sync_enter_syscall(context: *mut c_void) -> u32 {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "tracepoint")]
 pub extern "C" fn sync_exit_syscall(context: *mut c_void) -> u32 {
-    let context = TracePointContext::new(context);
+    sync_exit::<true>(&TracePointContext::new(context))
+}
+
+/// The same for kernels before 5.12.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "tracepoint")]
+pub extern "C" fn sync_exit_syscall_inexact(context: *mut c_void) -> u32 {
+    sync_exit::<false>(&TracePointContext::new(context))
+}
+
+#[inline(always)]
+fn sync_exit<const EXACT: bool>(context: &TracePointContext) -> u32 {
     if let Some((process, thread, target)) = count::target(SYSCALL)
-        && let Some(result) = value(&context)
+        && let Some(result) = value(context)
     {
-        count::sync_end(&context, Program::SyncExitSyscall, process, thread, target, result as i64);
+        count::sync_end::<EXACT>(context, Program::SyncExitSyscall, process, thread, target, result as i64);
     }
     PASS
 }

@@ -130,8 +130,8 @@ pub struct ProgramRuns {
 /// The programs in the kernel. Dropping it detaches and unloads all.
 pub struct Programs {
     ebpf: Ebpf,
-    /// Why the kernel refused a program, by index.
-    refused: [Option<String>; PROGRAMS],
+    /// The function that was loaded for a program, or why the kernel refused it, by index.
+    functions: [Result<&'static str, String>; PROGRAMS],
     tracefs: Option<Tracefs>,
     attached: Vec<(Set, &'static str, Link)>,
 }
@@ -163,14 +163,31 @@ fn load(program: &mut AyaProgram) -> Result<(), ProgramError> {
     }
 }
 
+/// Loads the first of these functions that the kernel takes, and says which; else why it did not take the first.
+fn load_first(
+    ebpf: &mut Ebpf,
+    functions: impl Iterator<Item = &'static str>,
+) -> Result<&'static str, String> {
+    let mut verdict = Err("not in the object".to_owned());
+    for (position, function) in functions.enumerate() {
+        match ebpf.program_mut(function).map(load) {
+            Some(Ok(())) => return Ok(function),
+            Some(Err(error)) if position == 0 => verdict = Err(reason(&error)),
+            _ => {}
+        }
+    }
+    verdict
+}
+
 impl Programs {
-    /// Loads each program. One that the kernel refuses is remembered with the reason.
-    pub fn load(mut ebpf: Ebpf) -> Self {
-        let refused = Program::ALL.map(|program| match ebpf.program_mut(program.name()) {
-            None => Some("not in the object".to_owned()),
-            Some(found) => load(found).err().map(|error| reason(&error)),
+    /// Loads each program. One that the kernel refuses is remembered with the reason. Without `exact` the variants for
+    /// kernels before 5.12 are loaded, as they are where the kernel refuses the others.
+    pub fn load(mut ebpf: Ebpf, exact: bool) -> Self {
+        let functions = Program::ALL.map(|program| {
+            let exact = (exact || program.inexact().is_none()).then_some(program.name());
+            load_first(&mut ebpf, exact.into_iter().chain(program.inexact()))
         });
-        Self { ebpf, refused, tracefs: None, attached: Vec::new() }
+        Self { ebpf, functions, tracefs: None, attached: Vec::new() }
     }
 
     /// The object, for its maps.
@@ -180,10 +197,16 @@ impl Programs {
 
     /// Programs that the kernel refused, and why.
     pub fn refused(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        Program::ALL
-            .into_iter()
-            .zip(&self.refused)
-            .filter_map(|(program, reason)| Some((program.name(), reason.as_deref()?)))
+        let all = Program::ALL.into_iter().zip(&self.functions);
+        all.filter_map(|(program, function)| Some((program.name(), function.as_ref().err()?.as_str())))
+    }
+
+    /// Whether the sample of records is exact.
+    pub fn is_exact(&self) -> bool {
+        Program::ALL.into_iter().zip(&self.functions).all(|(program, function)| {
+            // No variant, or not the one that was loaded.
+            program.inexact().is_none_or(|variant| function.as_ref().ok() != Some(&variant))
+        })
     }
 
     /// Whether a set is attached.
@@ -216,14 +239,14 @@ impl Programs {
     }
 
     fn attach_one(&mut self, set: Set, hooking: &Hooking) -> Result<(), String> {
-        let name = hooking.program.name();
-        if let Some(reason) = &self.refused[hooking.program as usize] {
-            return Err(format!("program {name}: {reason}"));
-        }
+        let function = match &self.functions[hooking.program as usize] {
+            Ok(function) => *function,
+            Err(reason) => return Err(format!("program {}: {reason}", hooking.program.name())),
+        };
         let mut last = None;
         let mut found = false;
         for &event in hooking.events {
-            match self.link(name, event) {
+            match self.link(function, event) {
                 Ok(link) => {
                     self.attached.push((set, event, link));
                     found = true;
@@ -238,9 +261,9 @@ impl Programs {
         }
     }
 
-    fn link(&mut self, name: &str, event: &str) -> Result<Link, String> {
-        let missing = || format!("program {name} is not in the object");
-        match self.ebpf.program_mut(name).ok_or_else(missing)? {
+    fn link(&mut self, function: &str, event: &str) -> Result<Link, String> {
+        let missing = || format!("program {function} is not in the object");
+        match self.ebpf.program_mut(function).ok_or_else(missing)? {
             AyaProgram::RawTracePoint(program) => raw_link(program, event),
             AyaProgram::TracePoint(program) => {
                 if self.tracefs.is_none() {
@@ -256,7 +279,8 @@ impl Programs {
     /// How often each program ran and was missed.
     pub fn runs(&self) -> Vec<ProgramRuns> {
         let runs = |program: Program| {
-            let descriptor = match self.ebpf.program(program.name())? {
+            let function = self.functions[program as usize].as_ref().ok()?;
+            let descriptor = match self.ebpf.program(function)? {
                 AyaProgram::RawTracePoint(found) => found.fd().ok()?,
                 AyaProgram::TracePoint(found) => found.fd().ok()?,
                 _ => return None,

@@ -1,9 +1,6 @@
 //! A filesystem on a loop device over a file in memory, taken down when dropped.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::PathBuf, process::Command};
 
 /// Which filesystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +11,7 @@ pub enum Kind {
 
 pub struct Disk {
     place: tempfile::TempDir,
-    device: String,
+    device: Option<String>,
 }
 
 fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
@@ -29,11 +26,29 @@ fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
 impl Disk {
     /// Makes and mounts one, with etcd's directories on it.
     pub fn new(kind: Kind) -> Result<Self, String> {
+        Self::of(kind, "1g")
+    }
+
+    /// One whose device fails when some 100 MiB of it are written.
+    pub fn failing(kind: Kind) -> Result<Self, String> {
+        Self::of(kind, "128m")
+    }
+
+    fn of(kind: Kind, room: &str) -> Result<Self, String> {
         let place = tempfile::Builder::new()
             .prefix("etcdmon-probes-")
-            .tempdir_in("/dev/shm")
-            .map_err(|error| format!("temporary directory in /dev/shm: {error}"))?;
-        let image = place.path().join("image");
+            .tempdir()
+            .map_err(|error| format!("temporary directory: {error}"))?;
+        let disk = Self { place, device: None };
+        disk.set_up(kind, room)
+    }
+
+    fn set_up(mut self, kind: Kind, room: &str) -> Result<Self, String> {
+        let memory = self.place.path().join("memory");
+        std::fs::create_dir(&memory).map_err(|error| error.to_string())?;
+        let memory_path = memory.to_str().expect("made of ASCII");
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={room}"), "none", memory_path])?;
+        let image = memory.join("image");
         // The least that mkfs.xfs takes.
         const BYTES: u64 = 320 << 20;
         std::fs::File::create(&image)
@@ -44,14 +59,14 @@ impl Disk {
             Kind::Ext4 => run("mkfs.ext4", &["-q", "-F", "-J", "size=16", image])?,
             Kind::Xfs => run("mkfs.xfs", &["-q", image])?,
         };
-        let device = run("losetup", &["--find", "--show", image])?;
-        let disk = Self { place, device };
-        std::fs::create_dir(disk.mount_point()).map_err(|error| error.to_string())?;
-        run("mount", &[&disk.device, disk.mount_point().to_str().expect("made of ASCII")])?;
+        let device = self.device.insert(run("losetup", &["--find", "--show", image])?);
+        let mount_point = self.place.path().join("disk");
+        std::fs::create_dir(&mount_point).map_err(|error| error.to_string())?;
+        run("mount", &[device, mount_point.to_str().expect("made of ASCII")])?;
         for directory in ["member/wal", "member/snap"] {
-            std::fs::create_dir_all(disk.mount_point().join(directory)).map_err(|error| error.to_string())?;
+            std::fs::create_dir_all(mount_point.join(directory)).map_err(|error| error.to_string())?;
         }
-        Ok(disk)
+        Ok(self)
     }
 
     fn mount_point(&self) -> PathBuf {
@@ -73,10 +88,15 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let mount_point = self.mount_point();
-        if Path::new(&mount_point).exists() {
-            let _ = run("umount", &[mount_point.to_str().expect("made of ASCII")]);
+        // Each of them may not have come about.
+        let unmount =
+            |name: &str| run("umount", &[self.place.path().join(name).to_str().expect("made of ASCII")]);
+        let _ = unmount("disk");
+        if let Some(device) = &self.device {
+            let _ = run("losetup", &["--detach", device]);
         }
-        let _ = run("losetup", &["--detach", &self.device]);
+        // The kernel lets go of the image only some time after the device.
+        let memory = self.place.path().join("memory");
+        let _ = run("umount", &["--lazy", memory.to_str().expect("made of ASCII")]);
     }
 }

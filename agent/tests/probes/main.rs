@@ -6,7 +6,12 @@ mod disk;
 mod etcd;
 mod writer;
 
-use std::{os::unix::fs::MetadataExt as _, time::Duration};
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use etcdmon_agent::ebpf::{Lost, ProbeConfig, ProbeError, Probes, SyncRecord, TargetCounters};
 use etcdmon_proto::v1::{FileClass, Hook, SyncReason};
@@ -21,8 +26,11 @@ const WAL: &str = "member/wal/0000000000000000-0000000000000000.wal";
 
 /// Loads the probes and makes the disk, or says why the test is skipped.
 fn set_up(kind: Kind, config: &ProbeConfig) -> Option<(Probes, Disk)> {
-    let config = ProbeConfig { offsets_program: None, ..config.clone() };
-    let probes = match Probes::load(&config) {
+    set_up_with(config, || Disk::new(kind))
+}
+
+fn set_up_with(config: &ProbeConfig, disk: impl FnOnce() -> Result<Disk, String>) -> Option<(Probes, Disk)> {
+    let probes = match Probes::load(config) {
         Ok(probes) => probes,
         Err(
             error @ (ProbeError::ObjectMissing | ProbeError::Privilege { .. } | ProbeError::PidNamespace),
@@ -32,7 +40,7 @@ fn set_up(kind: Kind, config: &ProbeConfig) -> Option<(Probes, Disk)> {
         }
         Err(error) => panic!("load: {error:?}"),
     };
-    match Disk::new(kind) {
+    match disk() {
         Ok(disk) => Some((probes, disk)),
         Err(reason) => {
             eprintln!("skipped: {reason}");
@@ -42,7 +50,8 @@ fn set_up(kind: Kind, config: &ProbeConfig) -> Option<(Probes, Disk)> {
 }
 
 fn config(sample_every: u32, slow_threshold: Duration) -> ProbeConfig {
-    ProbeConfig { sample_every, slow_threshold, ..ProbeConfig::default() }
+    let offsets_program = Some(PathBuf::from(env!("CARGO_BIN_EXE_etcd-monitor-agent")));
+    ProbeConfig { sample_every, slow_threshold, offsets_program, ..ProbeConfig::default() }
 }
 
 fn watch(probes: &Probes, disk: &Disk, writer: &Writer) -> Hook {
@@ -165,6 +174,79 @@ fn every_slow_sync_has_a_record() {
     let Some(records) = sample(Kind::Ext4, 7, Duration::ZERO) else { return };
     assert_eq!(records.len(), 100);
     assert!(records.iter().all(|record| record.reason == SyncReason::Slow));
+}
+
+#[test]
+fn without_an_exact_sample_a_single_thread_has_the_same() {
+    for kind in [Kind::Ext4, Kind::Xfs] {
+        let config = ProbeConfig { exact_sample: false, ..config(7, NEVER) };
+        let Some((probes, disk)) = set_up(kind, &config) else { return };
+        assert_eq!(
+            probes.facts().degraded.iter().map(|part| &part.capability[..]).collect::<Vec<_>>(),
+            ["sync.sample"]
+        );
+        let mut writer = Writer::start(&disk.directory());
+        watch(&probes, &disk, &writer);
+        writer.carry_out(order("write+fdatasync", WAL, 100, 2_300));
+        assert_eq!(probes.snapshot(writer.pid()).map(|counters| counters.syncs()), Some(100));
+        assert_eq!(all_records(&probes).len(), 15);
+    }
+}
+
+#[test]
+fn a_failing_device_shows_as_an_error_in_counts_and_record() {
+    for kind in [Kind::Ext4, Kind::Xfs] {
+        let Some((probes, disk)) = set_up_with(&config(1, NEVER), || Disk::failing(kind)) else { return };
+        let mut writer = Writer::start(&disk.directory());
+        watch(&probes, &disk, &writer);
+        let failed = writer.carry_out(order("write-until-failure", WAL, 250, 1 << 20));
+        assert_ne!(failed, 0, "the device should have failed");
+        let counters = probes.snapshot(writer.pid()).expect("watched");
+        let wal = counters.of(FileClass::Wal).expect("every class is there");
+        assert_eq!((wal.syncs(), wal.sync_errors), (failed, 1), "{kind:?}");
+        let last = all_records(&probes).pop().expect("every sync has a record");
+        // What the device below says when its memory is full; some filesystems make EIO of it.
+        assert!([-libc::ENOSPC, -libc::EIO].contains(&last.result), "{last:?}");
+    }
+}
+
+#[test]
+fn waiting_for_a_busy_cpu_shows_as_run_queue_delay() {
+    for kind in [Kind::Ext4, Kind::Xfs] {
+        let Some((probes, disk)) = set_up(kind, &config(1, NEVER)) else { return };
+        let mut writer = Writer::start(&disk.directory());
+        watch(&probes, &disk, &writer);
+        let busy = AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            for _ in 0..2 * processors {
+                scope.spawn(|| {
+                    while busy.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            writer.carry_out(order("write+fdatasync", WAL, 200, 1_000));
+            busy.store(false, Ordering::Relaxed);
+        });
+        let counters = probes.snapshot(writer.pid()).expect("watched");
+        let wal = counters.of(FileClass::Wal).expect("every class is there");
+        let of_records: Duration = all_records(&probes).iter().map(|record| record.run_delay).sum();
+        assert!(wal.sync_run_delay_ns > 0 && wal.sync_run_delay_ns < wal.sync_sum_ns, "{kind:?}");
+        assert_eq!(Duration::from_nanos(wal.sync_run_delay_ns), of_records);
+    }
+}
+
+#[test]
+fn the_programs_log_can_be_switched_on() {
+    let Some((probes, disk)) = set_up(Kind::Ext4, &ProbeConfig { kernel_log: true, ..config(1, NEVER) })
+    else {
+        return;
+    };
+    let mut writer = Writer::start(&disk.directory());
+    watch(&probes, &disk, &writer);
+    writer.carry_out(order("write+fdatasync", WAL, 10, 100));
+    assert_eq!(all_records(&probes).len(), 10);
 }
 
 #[test]
@@ -299,8 +381,7 @@ fn there_are_sixteen_slots_and_the_next_process_is_refused() {
 #[test]
 fn two_agents_on_one_host_count_alike() {
     let Some((first, disk)) = set_up(Kind::Ext4, &config(1, NEVER)) else { return };
-    let second =
-        Probes::load(&ProbeConfig { offsets_program: None, ..config(1, NEVER) }).expect("a second time");
+    let second = Probes::load(&config(1, NEVER)).expect("a second time");
     let mut writer = Writer::start(&disk.directory());
     watch(&first, &disk, &writer);
     watch(&second, &disk, &writer);

@@ -47,21 +47,23 @@ impl Writer {
         self.child.id()
     }
 
-    fn wait_for(&mut self, word: &str) {
+    /// Reads on to a line that ends with this word, and returns what comes before it.
+    fn wait_for(&mut self, word: &str) -> String {
         let mut line = String::new();
-        // The test harness of the child talks as well, and may begin the line.
+        // The test harness of the child talks as well.
         while !line.trim_end().ends_with(word) {
             line.clear();
             assert_ne!(self.output.read_line(&mut line).expect("read"), 0, "the writer ended early");
         }
+        line.trim_end().trim_end_matches(word).trim_end().to_owned()
     }
 
-    /// Has an order carried out and waits for its end.
-    pub fn carry_out(&mut self, order: Order) {
+    /// Has an order carried out and waits for its end. Returns which sync failed, counted from 1; 0 if none did.
+    pub fn carry_out(&mut self, order: Order) -> u64 {
         let Order { how, file, times, bytes } = order;
         let input = self.input.as_mut().expect("open until dropped");
         writeln!(input, "{how} {file} {times} {bytes}").expect("the writer reads");
-        self.wait_for("done");
+        self.wait_for("done").parse().expect("a number")
     }
 }
 
@@ -83,12 +85,13 @@ fn serve() {
         let words: Vec<&str> = line.split(' ').collect();
         let [how, file, times, bytes] = words[..] else { panic!("order {line:?}") };
         let number = |word: &str| word.parse::<u64>().expect("a number");
-        carry_out(how, Path::new(file), number(times), number(bytes));
-        println!("\ndone");
+        let failed = carry_out(how, Path::new(file), number(times), number(bytes));
+        println!("\n{failed} done");
     }
 }
 
-fn carry_out(how: &str, path: &Path, times: u64, bytes: u64) {
+/// Returns which sync failed, counted from 1; 0 if none did.
+fn carry_out(how: &str, path: &Path, times: u64, bytes: u64) -> u64 {
     let data = vec![b'x'; bytes as usize];
     let open = || OpenOptions::new().append(true).create(true).open(path).expect("open");
     match how {
@@ -160,6 +163,13 @@ fn carry_out(how: &str, path: &Path, times: u64, bytes: u64) {
                 }
             });
         }
+        "write-until-failure" => {
+            let mut file = open();
+            let failing =
+                (0..times).position(|_| file.write_all(&data).and_then(|()| file.sync_data()).is_err());
+            return failing.map_or(0, |position| position as u64 + 1);
+        }
         other => panic!("order {other:?}"),
     }
+    0
 }
