@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use etcdmon_proto::v1::{Degradation, FileClass, Hook};
@@ -34,6 +34,9 @@ const DRAIN_EVERY: Duration = Duration::from_millis(50);
 
 /// Niceness of the thread: before etcd, so that a starved CPU can be reported.
 const NICENESS: i32 = -15;
+
+/// Commands that may wait: far more than processes can come and go between two drains. Whoever sends another one waits.
+const COMMANDS_LIMIT: usize = 256;
 
 /// After failing to watch a process, the next attempt.
 const RETRY_AFTER_NS: i64 = 15 * SECOND_NS;
@@ -64,7 +67,7 @@ enum Command {
 /// How the rest of the agent talks to the thread.
 #[derive(Clone)]
 pub struct ProbeHandle {
-    commands: Sender<Command>,
+    commands: SyncSender<Command>,
     probes: Option<Arc<Probes>>,
 }
 
@@ -133,7 +136,7 @@ pub fn start(
             None
         }
     };
-    let (commands, receiver) = channel();
+    let (commands, receiver) = sync_channel(COMMANDS_LIMIT);
     let handle = ProbeHandle { commands, probes: probes.clone() };
     let thread = ProbeThread {
         enabled: settings.enabled,

@@ -247,6 +247,42 @@ fn put(agent: &Agent, path: &str) -> String {
     answer
 }
 
+#[test]
+fn an_aggregator_with_mutual_tls_is_trusted_by_its_authority_alone() {
+    use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+    use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+    let directory = tempfile::tempdir().unwrap();
+    let pki = directory.path();
+    let authority = Authority::new(pki, "ca.crt");
+    authority.sign(pki, "aggregator", &[ServerAuth]);
+    authority.sign(pki, "agent", &[ClientAuth]);
+    Authority::new(pki, "other-ca.crt");
+    let read = |name: &str| std::fs::read(pki.join(name)).unwrap();
+    let tls = ServerTlsConfig::new()
+        .identity(Identity::from_pem(read("aggregator.crt"), read("aggregator.key")))
+        .client_ca_root(Certificate::from_pem(read("ca.crt")));
+    let server = Aggregator::start_with_tls(tls);
+    let url = format!("https://localhost:{}", server.address.port());
+    let file = |name: &str| pki.join(name).display().to_string();
+    let start = |ca: &str| {
+        let flags = [
+            format!("--aggregator-ca-file={}", file(ca)),
+            format!("--aggregator-cert-file={}", file("agent.crt")),
+            format!("--aggregator-key-file={}", file("agent.key")),
+        ];
+        Agent::start_for(pki, &url, &flags.each_ref().map(String::as_str))
+    };
+    let agent = start("other-ca.crt");
+    wait_for("a stranger is not trusted", LIMIT, || agent.log().contains("no batch stream").then_some(()));
+    assert!(server.aggregator.live().is_none());
+    assert!(agent.stop().success());
+    let _agent = start("ca.crt");
+    wait_for("live summaries and batches arrive", LIMIT, || {
+        let batches = server.aggregator.seen.lock().unwrap().batches.len();
+        server.aggregator.live().filter(|_| batches > 0).map(drop)
+    });
+}
+
 /// An authority, and what it signed: `NAME.crt` and `NAME.key` in `directory`.
 struct Authority {
     certificate: rcgen::Certificate,
@@ -264,8 +300,10 @@ impl Authority {
     }
 
     fn sign(&self, directory: &Path, name: &str, usages: &[rcgen::ExtendedKeyUsagePurpose]) {
+        // etcd's certificates often name only what is advertised: not the loopback address that is asked here.
+        let host = if name == "server" { "not-this-host.example" } else { "localhost" };
         let key = rcgen::KeyPair::generate().unwrap();
-        let mut parameters = rcgen::CertificateParams::new(vec!["not-this-host.example".to_owned()]).unwrap();
+        let mut parameters = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
         parameters.extended_key_usages = usages.to_vec();
         let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
         std::fs::write(directory.join(format!("{name}.crt")), certificate.pem()).unwrap();

@@ -18,6 +18,15 @@ fn wait_for_wal_syncs(aggregator: &Aggregator, expected: u64) {
     assert_eq!(aggregator.wal_syncs(), expected);
 }
 
+/// Runs a test on all versions side by side.
+fn on_every_version(test: impl Fn(&str) + Sync) {
+    std::thread::scope(|scope| {
+        for version in VERSIONS {
+            scope.spawn(|| test(version));
+        }
+    });
+}
+
 fn wait_until_watched(agent: &Agent) {
     wait_for("agent watches etcd", LIMIT, || agent.log().contains("watching syncs").then_some(()));
 }
@@ -27,9 +36,9 @@ fn wal_syncs_agree_with_etcds_own_count_on_every_version() {
     if !is_root("wal_syncs_agree_with_etcds_own_count_on_every_version") {
         return;
     }
-    for version in VERSIONS {
+    on_every_version(|version| {
         let directory = tempfile::tempdir().unwrap();
-        let Some(etcd) = Etcd::start(version, directory.path()) else { continue };
+        let Some(etcd) = Etcd::start(version, directory.path()) else { return };
         let server = Aggregator::start();
         let agent = Agent::start(directory.path(), server.address, &[]);
         wait_until_watched(&agent);
@@ -46,12 +55,16 @@ fn wal_syncs_agree_with_etcds_own_count_on_every_version() {
         );
         assert!(member.version.starts_with(version), "{version}: {}", member.version);
         assert_eq!(member.peers.len(), 1, "{version}");
+        assert!(
+            agent.log().contains(&format!("member=\"{:016x}\"", identity(member))),
+            "{version}: WAL not read"
+        );
         let blind: Vec<_> =
             server.aggregator.ledger().into_iter().filter(|row| row.0 == LedgerKind::Blind).collect();
         assert_eq!(blind.len(), 1, "{version}: {blind:?}");
         assert_eq!((blind[0].2.as_str(), blind[0].3), ("attach", before), "{version}");
         assert!(agent.stop().success());
-    }
+    });
 }
 
 #[test]
@@ -59,9 +72,9 @@ fn nothing_of_ours_goes_through_raft_or_syncs() {
     if !is_root("nothing_of_ours_goes_through_raft_or_syncs") {
         return;
     }
-    for version in VERSIONS {
+    on_every_version(|version| {
         let directory = tempfile::tempdir().unwrap();
-        let Some(etcd) = Etcd::start(version, directory.path()) else { continue };
+        let Some(etcd) = Etcd::start(version, directory.path()) else { return };
         let server = Aggregator::start();
         let agent = Agent::start(directory.path(), server.address, &[]);
         wait_until_watched(&agent);
@@ -73,7 +86,7 @@ fn nothing_of_ours_goes_through_raft_or_syncs() {
         assert_eq!(numbers(), before, "{version}");
         assert_eq!(server.aggregator.syncs().values().sum::<u64>(), 0, "{version}");
         drop(agent);
-    }
+    });
 }
 
 #[test]
@@ -241,6 +254,10 @@ fn a_restarted_etcd_is_followed() {
         (count("member.started") == 2 && count("member.gone") == 2).then_some(())
     });
     assert!(agent.stop().success());
+}
+
+fn identity(member: &etcdmon_proto::v1::LiveMember) -> u64 {
+    member.member.as_ref().unwrap().member_id
 }
 
 fn now_ns() -> i64 {

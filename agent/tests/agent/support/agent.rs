@@ -25,6 +25,11 @@ impl Drop for Agent {
 impl Agent {
     /// Scoped to etcds below `directory`, its state there as well.
     pub fn start(directory: &Path, aggregator: SocketAddr, more: &[&str]) -> Self {
+        Self::start_for(directory, &format!("http://{aggregator}"), more)
+    }
+
+    /// The same for an aggregator with a URL of its own.
+    pub fn start_for(directory: &Path, aggregator_url: &str, more: &[&str]) -> Self {
         let ready = directory.join("agent.ready");
         let _ = std::fs::remove_file(&ready);
         let log = directory.join("agent.log");
@@ -37,7 +42,7 @@ impl Agent {
             .arg("--ready-file")
             .arg(&ready)
             .args(["--listen-admin", "127.0.0.1:0", "--log-filter", "info,etcdmon_agent=debug"])
-            .arg(format!("--aggregator-url=http://{aggregator}"))
+            .arg(format!("--aggregator-url={aggregator_url}"))
             .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

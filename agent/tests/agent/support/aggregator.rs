@@ -73,6 +73,15 @@ impl Default for Aggregator {
 impl Aggregator {
     /// Serves on `address` until dropped.
     pub fn serve(&self, address: SocketAddr) -> Running {
+        self.serve_with(address, None)
+    }
+
+    /// Serves on a port of its own, with TLS.
+    pub fn start_with_tls(tls: tonic::transport::ServerTlsConfig) -> Running {
+        Self::default().serve_with("127.0.0.1:0".parse().unwrap(), Some(tls))
+    }
+
+    fn serve_with(&self, address: SocketAddr, tls: Option<tonic::transport::ServerTlsConfig>) -> Running {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).unwrap();
@@ -80,11 +89,11 @@ impl Aggregator {
         let service = v1::ingest_server::IngestServer::new(self.clone())
             .max_decoding_message_size(etcdmon_proto::MAX_MESSAGE_BYTES);
         runtime.spawn(async move {
-            tonic::transport::Server::builder()
-                .add_service(service)
-                .serve_with_incoming(TcpListenerStream::new(listener))
-                .await
-                .unwrap();
+            let mut server = tonic::transport::Server::builder();
+            if let Some(tls) = tls {
+                server = server.tls_config(tls).unwrap();
+            }
+            server.add_service(service).serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
         });
         Running { aggregator: self.clone(), address, runtime: Some(runtime) }
     }
