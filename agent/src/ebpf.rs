@@ -266,7 +266,7 @@ impl Probes {
         if choice.hook == Hook::Syscall
             && let Err(syscall) = self.attach(&mut programs, Hook::Syscall)
         {
-            detach_unused(&mut programs, &state);
+            Needs::of(&state.targets).detach_others(&mut programs);
             return Err(ProbeError::NoHook {
                 pid,
                 filesystem: first_failure.unwrap_or(choice.reason),
@@ -275,7 +275,7 @@ impl Probes {
         }
         let (slow, sample_every) = (self.config.slow_threshold, self.config.sample_every);
         if let Err(source) = state.targets.insert(slot, pid, choice.hook, slow, sample_every) {
-            detach_unused(&mut programs, &state);
+            Needs::of(&state.targets).detach_others(&mut programs);
             return Err(map_error("TARGETS", source));
         }
         let watch = Watch { pid, hook: choice.hook, reason: choice.reason, since_mono_ns: monotonic_ns() };
@@ -302,11 +302,16 @@ impl Probes {
     /// was not watched.
     pub fn remove_target(&self, pid: u32) -> Option<TargetCounters> {
         let mut programs = lock(&self.programs);
-        let mut state = lock(&self.state);
-        let last = state.targets.remove(pid);
-        state.watches.retain(|watch| watch.pid != pid);
-        detach_unused(&mut programs, &state);
+        let (last, needs) = {
+            let mut state = lock(&self.state);
+            let last = state.targets.remove(pid);
+            state.watches.retain(|watch| watch.pid != pid);
+            (last, Needs::of(&state.targets))
+        };
+        // Takes the kernel a second for the syscall tracepoints; snapshots of others go on meanwhile.
+        needs.detach_others(&mut programs);
         let sees_calls = programs.is_attached(Set::WriteSlot) || programs.is_attached(Set::WriteCalls);
+        let mut state = lock(&self.state);
         if state.slot_open.is_some() && !sees_calls {
             // The slot lived on hooks that have just gone with the process.
             state.end_slot();
@@ -385,15 +390,27 @@ impl Probes {
     }
 }
 
-/// Takes away the hooks that no process needs.
-fn detach_unused(programs: &mut Programs, state: &State) {
-    if !state.targets.any(Hook::Filesystem) {
-        programs.detach(Set::Filesystem);
-        programs.detach(Set::WriteSlot);
+/// Which hooks the watched processes need.
+struct Needs {
+    filesystem: bool,
+    syscall: bool,
+}
+
+impl Needs {
+    fn of(targets: &Targets) -> Self {
+        Self { filesystem: targets.any(Hook::Filesystem), syscall: targets.any(Hook::Syscall) }
     }
-    if !state.targets.any(Hook::Syscall) {
-        programs.detach(Set::SyncCalls);
-        programs.detach(Set::WriteCalls);
+
+    /// Takes away the hooks that no process needs.
+    fn detach_others(&self, programs: &mut Programs) {
+        if !self.filesystem {
+            programs.detach(Set::Filesystem);
+            programs.detach(Set::WriteSlot);
+        }
+        if !self.syscall {
+            programs.detach(Set::SyncCalls);
+            programs.detach(Set::WriteCalls);
+        }
     }
 }
 
