@@ -57,6 +57,15 @@ impl Daemon {
         self
     }
 
+    /// Sets a flag to a value, in place of the one it was given before.
+    pub fn set(mut self, flag: &str, value: impl Into<String>) -> Self {
+        match self.arguments.iter().position(|argument| argument == flag) {
+            Some(index) => self.arguments[index + 1] = value.into(),
+            None => self.arguments.extend([flag.to_owned(), value.into()]),
+        }
+        self
+    }
+
     /// Sets an environment variable.
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.environment.push((name.to_owned(), value.into()));

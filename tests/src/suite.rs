@@ -9,7 +9,7 @@ use crate::place::Place;
 use crate::tools;
 
 /// Lines of each log that a failed test shows.
-const SHOWN_LINES: usize = 30;
+const SHOWN_LINES: usize = 20;
 
 /// Whether the long tier was asked for with `ETCD_MONITOR_FULL=1`.
 pub fn full() -> bool {
