@@ -167,3 +167,42 @@ async fn a_locked_database_is_said_to_be_in_use() {
     };
     assert!(matches!(refused, StateError::InUse { .. }), "{refused:?}");
 }
+
+/// Not a test by itself: the process that the next test kills. It commits pairs of an entity and a notice and says so.
+#[tokio::test]
+async fn crash_writer() {
+    use std::io::Write as _;
+    let Ok(directory) = std::env::var("ETCDMON_TEST_CRASH_WRITER") else { return };
+    let state = State::open(Path::new(&directory)).unwrap();
+    for n in 0u64.. {
+        let group = n.to_string();
+        state.commit(vec![put(&group, Expected::Absent, json!(n)), enqueue(&group)]).await.unwrap();
+        writeln!(std::io::stdout().lock(), "committed {n}").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_committed_change_survives_kill_9_and_no_transaction_is_halved() {
+    use std::io::BufRead as _;
+    for lines in [1, 7, 40, 150] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "state::tests::crash_writer", "--nocapture"])
+            .env("ETCDMON_TEST_CRASH_WRITER", directory.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = std::io::BufReader::new(child.stdout.take().unwrap());
+        let told = output.lines().map_while(Result::ok).filter_map(|line| {
+            line.split_once("committed ").and_then(|(_, number)| number.parse::<u64>().ok())
+        });
+        let last = told.take(lines).last().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let state = reopen(directory.path()).await;
+        let entities = state.list(kind::ALERT).await.unwrap();
+        let outbox = state.outbox().await.unwrap();
+        assert_eq!(entities.len(), outbox.len(), "entity and notice come together");
+        assert!(entities.len() as u64 > last, "{} entities, {last} was told committed", entities.len());
+    }
+}
