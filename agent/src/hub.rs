@@ -281,7 +281,7 @@ impl Hub {
                 Question::new(process, started_ns, at.wall_ns, kept)
             }
         };
-        member.question = Some(question);
+        member.watched_from(at.wall_ns, question);
     }
 
     fn scraped(

@@ -41,8 +41,11 @@ impl Question {
     /// The answer, once etcd's counter is known together with ours at the same moment. `None` = nothing was missed.
     pub fn answer(&self, etcd_wal_syncs: u64, own_wal_syncs: u64) -> Option<Blind> {
         let before_attach = etcd_wal_syncs.saturating_sub(own_wal_syncs);
-        let kept_syncs = self.kept.as_ref().and_then(|kept| kept.wal_syncs).unwrap_or(0);
-        let count = before_attach.saturating_sub(kept_syncs);
+        let count = match &self.kept {
+            None => before_attach,
+            // What was kept without etcd's count leaves open how many came after it.
+            Some(kept) => kept.wal_syncs.map_or(0, |kept| before_attach.saturating_sub(kept)),
+        };
         // An agent that was away is stated even if etcd was idle; a process seen from its beginning is not.
         (self.kept.is_some() || count > 0).then(|| self.blind(count))
     }
@@ -101,6 +104,8 @@ mod tests {
         assert_eq!((blind.count, blind.reason), (30, "agent_down"));
         assert_eq!((blind.from_ns, blind.to_ns), (50 * SECOND_NS, 60 * SECOND_NS));
         assert_eq!(question.answer(40, 0).expect("idle, but away").count, 0);
+        let uncounted = Question::new(PROCESS, 10 * SECOND_NS, 60 * SECOND_NS, kept(None));
+        assert_eq!(uncounted.answer(100, 30).expect("away").count, 0, "not all since its start");
     }
 
     #[test]

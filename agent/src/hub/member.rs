@@ -168,6 +168,14 @@ impl MemberState {
         total.sum_ns += second.sum_ns;
     }
 
+    /// Notes that it is watched from now on: our count begins at zero.
+    pub const fn watched_from(&mut self, at_ns: i64, question: Question) {
+        self.question = Some(question);
+        self.covered_until_ns = at_ns;
+        self.own_wal_syncs = 0;
+        self.wal_reference = None;
+    }
+
     /// Notes that all syncs up to `until_ns` are added, and how many of WAL and directories there were since attaching.
     pub const fn second_ended(&mut self, until_ns: i64, own_wal_syncs: u64) {
         self.covered_until_ns = until_ns;

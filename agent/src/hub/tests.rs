@@ -150,6 +150,25 @@ fn the_checkpoint_follows_etcds_count_brought_up_to_date_by_ours() {
 }
 
 #[test]
+fn after_a_pause_of_the_probes_the_count_begins_anew_and_the_gap_is_stated() {
+    let mut bench = bench(Checkpoint::default());
+    bench.appear(Some(IDENTITY));
+    let attached = |second| Note::Attached { process: PROCESS, at: at(second) };
+    let ended =
+        |until, own| Note::SecondEnded { process: PROCESS, until_ns: at(until).wall_ns, own_wal_syncs: own };
+    bench.hub.take(attached(1), at(1));
+    bench.hub.take(scraped(50, 50), at(2));
+    bench.hub.take(ended(3, 60), at(3));
+    bench.close(3);
+    bench.hub.take(attached(10), at(10));
+    bench.hub.take(scraped(100, 5), at(11));
+    let (batch, decoded) = bench.close(11).expect("has the blind row");
+    assert!(ledger(&decoded).contains(&(v1::LedgerKind::Blind, "sync probes_off".to_owned(), 35)));
+    let kept = Kept { until_ns: at(10).wall_ns, wal_syncs: Some(95), cluster_id: 0xc, member_id: 0xa };
+    assert_eq!(batch.coverage, [Coverage { process: PROCESS, kept: Some(kept) }]);
+}
+
+#[test]
 fn processes_that_ended_while_no_agent_ran_are_blind_from_the_checkpoint_on() {
     let kept = Kept { until_ns: at(-60).wall_ns, wal_syncs: Some(5), cluster_id: 3, member_id: 4 };
     let mut bench = bench(Checkpoint { processes: [(PROCESS, kept)].into() });
