@@ -29,7 +29,7 @@ const START_LIMIT: Duration = Duration::from_secs(40);
 pub struct Builder {
     name: String,
     members: usize,
-    version: String,
+    version: Option<String>,
     medium: Medium,
     slow_members: Vec<usize>,
     tls: bool,
@@ -43,9 +43,9 @@ impl Builder {
         self
     }
 
-    /// Version of etcd, one of those that are installed.
+    /// Version of etcd, one of those that are installed; [`tools::default_version`] by default.
     pub fn version(mut self, version: &str) -> Self {
-        version.clone_into(&mut self.version);
+        self.version = Some(version.to_owned());
         self
     }
 
@@ -76,9 +76,10 @@ impl Builder {
             true => Some(Certificates::new(&place.directory(&format!("{}-tls", self.name))?)?),
             false => None,
         };
+        let version = self.version.clone().map_or_else(tools::default_version, Ok)?;
         let mut members = Vec::new();
         for index in 0..self.members {
-            members.push(self.prepare(place, index)?);
+            members.push(self.prepare(place, index, &version)?);
         }
         let token = format!("{}-{}-{:08x}", place.name(), self.name, rand::random::<u32>());
         let scheme = if self.tls { "https" } else { "http" };
@@ -92,19 +93,19 @@ impl Builder {
             member.start()?;
         }
         let http = http_client(certificates.as_ref())?;
-        let mut cluster = Cluster { members, certificates, http, version: self.version };
+        let mut cluster = Cluster { members, certificates, http, version };
         cluster.wait_ready().await?;
         Ok(cluster)
     }
 
-    fn prepare(&self, place: &Place, index: usize) -> Result<Member> {
+    fn prepare(&self, place: &Place, index: usize, version: &str) -> Result<Member> {
         let name = format!("{}-{index}", self.name);
         let directory = place.directory(&name)?;
         let medium = if tools::is_root() { self.medium } else { Medium::Directory };
         let slow = tools::is_root() && self.slow_members.contains(&index);
         Ok(Member {
             process: None,
-            binary: tools::etcd(&self.version)?,
+            binary: tools::etcd(version)?,
             arguments: Vec::new(),
             client_port: free_port()?,
             peer_port: free_port()?,
@@ -220,7 +221,7 @@ impl Cluster {
         Builder {
             name: name.to_owned(),
             members: 3,
-            version: tools::ETCD_DEFAULT.to_owned(),
+            version: None,
             medium: Medium::Ext4,
             slow_members: Vec::new(),
             tls: false,

@@ -7,8 +7,11 @@ use anyhow::{Context, Result, bail};
 /// The versions that every claim about etcd is tested on, oldest first.
 pub const ETCD_VERSIONS: [&str; 4] = ["3.4.23", "3.5.35", "3.6.16", "3.7.3"];
 
-/// The version where one is enough.
-pub const ETCD_DEFAULT: &str = "3.6.16";
+/// The version where one is enough, if it is installed: see [`default_version`].
+const ETCD_DEFAULT: &str = "3.6.16";
+
+/// Names the directory of the etcd that setup chose for `up` where it could not build any: one found on `PATH`, or Debian's.
+const ETCD_DIR: &str = "ETCD_MONITOR_ETCD_DIR";
 
 /// Version of the official benchmark; it drives every version of etcd.
 const BENCHMARK_VERSION: &str = "3.7.1";
@@ -33,7 +36,42 @@ pub fn directory() -> Result<PathBuf> {
 /// # Errors
 /// When it is not installed.
 pub fn etcd(version: &str) -> Result<PathBuf> {
-    present(directory()?.join("etcd").join(version).join("etcd"), "cargo xtask setup")
+    let path = directory()?.join("etcd").join(version).join("etcd");
+    match chosen_by_setup() {
+        Some((stand_in, found)) if !path.exists() && found == version => Ok(stand_in),
+        _ => present(path, "cargo xtask setup"),
+    }
+}
+
+/// The version to use where one is enough: 3.6, else the newest that is installed, else what setup found.
+///
+/// # Errors
+/// When no etcd is installed.
+pub fn default_version() -> Result<String> {
+    let newest_first = ETCD_VERSIONS.into_iter().rev();
+    let installed = std::iter::once(ETCD_DEFAULT).chain(newest_first).find(|version| etcd(version).is_ok());
+    installed
+        .map(str::to_owned)
+        .or_else(|| chosen_by_setup().map(|(_, version)| version))
+        .context("no etcd is installed: run `cargo xtask setup`")
+}
+
+/// True, with the reason printed, when a version of etcd is not installed: without Go only Debian's is to be had.
+pub fn skip_without_etcd(version: &str) -> bool {
+    let missing = etcd(version).is_err();
+    if missing {
+        println!("skipped: etcd {version} is not installed (setup builds it where Go is)");
+    }
+    missing
+}
+
+/// The etcd that setup chose, and its version.
+fn chosen_by_setup() -> Option<(PathBuf, String)> {
+    let path = PathBuf::from(std::env::var_os(ETCD_DIR)?).join("etcd");
+    let output = std::process::Command::new(&path).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.lines().find_map(|line| line.strip_prefix("etcd Version: "))?;
+    Some((path, version.trim().to_owned()))
 }
 
 /// The etcdctl of a version.

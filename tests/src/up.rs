@@ -12,7 +12,7 @@ use crate::load::{Load, Plan};
 use crate::node::{Agent, Aggregator};
 use crate::place::Place;
 use crate::stand::{Stand, VISIBLE_LIMIT};
-use crate::tools;
+use crate::{tools, wait};
 
 mod facts;
 
@@ -74,7 +74,7 @@ async fn run(options: &Options, place: &Arc<Place>) -> Result<()> {
         );
         return watch(&options.endpoints, place).await;
     }
-    println!("starting 3 members of etcd {}, an aggregator, an agent …", tools::ETCD_DEFAULT);
+    println!("starting 3 members of etcd {}, an aggregator, an agent …", tools::default_version()?);
     if options.check && !tools::is_root() {
         bail!("--check needs root: without it no sync is measured in the kernel and no disk can be slowed");
     }
@@ -125,9 +125,15 @@ async fn check(stand: Stand) -> Result<()> {
     let breach = delays.slow_since().context("a page came, but no sync was slow yet")?;
     delays.clear();
     let took = page.at.saturating_duration_since(breach);
-    let seen = crate::api::seen(&stand.api.ledger(&stand.id, stand.since).await?);
-    let stored = stand.api.stored(&stand.id, stand.since, &[]).await?;
-    ensure!(stored > 0 && seen > 0, "{seen} syncs seen, {stored} stored");
+    // At rest the two counts must meet: what was seen is stored.
+    stand.rest().await?;
+    let (seen, stored) = wait::until("all syncs that were seen to be stored", VISIBLE_LIMIT, async || {
+        let seen = crate::api::seen(&stand.api.ledger(&stand.id, stand.since).await?);
+        let stored = stand.api.stored(&stand.id, stand.since, &[]).await?;
+        ensure!(stored > 0 && seen == stored, "{seen} syncs seen, {stored} stored");
+        Ok(Some((seen, stored)))
+    })
+    .await?;
     stand.finish()?;
     println!(
         "main job ok: {seen} syncs seen, {stored} stored, alert delivered in {:.1} s",

@@ -32,9 +32,9 @@ enum Command {
         /// Number of members
         #[arg(long, default_value_t = 3)]
         members: usize,
-        /// Version of etcd
-        #[arg(long = "etcd", default_value = etcdmon_tests::tools::ETCD_DEFAULT)]
-        version: String,
+        /// Version of etcd, one of those that are installed
+        #[arg(long = "etcd")]
+        version: Option<String>,
         /// TLS on all URLs
         #[arg(long)]
         tls: bool,
@@ -74,7 +74,9 @@ fn main() -> ExitCode {
                 up::up(&up::Options { check, endpoints, no_load }).await
             }
             Command::Cluster { members, version, tls, rate } => {
-                up::cluster(Cluster::builder("etcd").members(members).version(&version).tls(tls), rate).await
+                let builder = Cluster::builder("etcd").members(members).tls(tls);
+                up::cluster(version.iter().fold(builder, |builder, version| builder.version(version)), rate)
+                    .await
             }
             Command::Bench { bench: Bench::Overhead { slots } } => bench::overhead(slots).await,
         }
