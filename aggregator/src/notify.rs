@@ -14,8 +14,8 @@
 //! come twice after a restart is better than none.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -25,6 +25,7 @@ use crate::rule::{Inhibition, Labels, Pace, Profile, Severity};
 use crate::state::{Change, Entity, Expected, kind};
 
 pub mod channel;
+mod mark;
 pub mod outbox;
 mod payload;
 mod retry;
@@ -75,18 +76,18 @@ pub struct Notice {
 }
 
 /// What a receiver was told of a group.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 struct Mark {
-    /// Wall time of the last notice, in Unix nanoseconds.
-    last_at_ns: i64,
+    /// The last notice.
+    last_at: At,
     /// Alerts that it was told fire, and not yet that they were resolved.
-    told: BTreeMap<String, Told>,
+    told: BTreeMap<Fingerprint, Told>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 struct Told {
-    /// Begin of the firing that was told: another one is another alert. Unix nanoseconds of the wall clock.
-    fired_at_ns: i64,
+    /// Begin of the firing that was told: another one is another alert.
+    fired_at: At,
     labels: Labels,
     annotations: Labels,
 }
@@ -130,10 +131,11 @@ type Group<'a> = BTreeMap<Fingerprint, &'a Alert>;
 
 impl Notices {
     /// From what the state kept; marks that do not parse are dropped, which can repeat a notice but lose none.
-    pub fn restore(entities: &[Entity]) -> Self {
+    /// `offset_ns` is how far the wall clock is ahead of steady time.
+    pub fn restore(entities: &[Entity], offset_ns: i64) -> Self {
         let marks = entities.iter().filter_map(|entity| {
             let (receiver, group) = entity.id.split_once(' ')?;
-            let mark = Mark::deserialize(&entity.json).ok()?;
+            let mark = Mark::from_record(&entity.json, offset_ns)?;
             Some(((receiver.to_owned(), group.to_owned()), mark))
         });
         Self { marks: marks.collect() }
@@ -170,14 +172,14 @@ impl Notices {
         let mut told = mark.map(|mark| mark.told.clone()).unwrap_or_default();
         ended.keys().for_each(|id| drop(told.remove(id)));
         for (id, alert) in firing {
-            told.insert(id.to_string(), Told::of(alert, situation.offset_ns));
+            told.insert(*id, Told::of(alert));
         }
         if told.is_empty() {
             plan.changes.push(forget(&place));
             self.marks.remove(&place);
         } else {
-            let mark = Mark { last_at_ns: now_ns, told };
-            plan.changes.push(remember(&place, &mark));
+            let mark = Mark { last_at: situation.at, told };
+            plan.changes.push(remember(&place, &mark, situation.offset_ns));
             self.marks.insert(place.clone(), mark);
         }
         let notice = Notice {
@@ -205,9 +207,9 @@ impl Notice {
 }
 
 impl Told {
-    fn of(alert: &Alert, offset_ns: i64) -> Self {
+    fn of(alert: &Alert) -> Self {
         Self {
-            fired_at_ns: fired_at_ns(alert, offset_ns),
+            fired_at: fired_at(alert),
             labels: alert.labels.clone(),
             annotations: alert.annotations.clone(),
         }
@@ -247,41 +249,30 @@ impl Inhibition {
     }
 }
 
-/// Alerts that the receiver believes to fire and that no longer do: resolved, gone, or firing anew.
-fn ended(mark: &Mark, situation: &Situation<'_>) -> BTreeMap<String, (Told, At)> {
-    let still = |id: &str, told: &Told| {
-        let alert = id.parse().ok().and_then(|id: Fingerprint| situation.alerts.get(id))?;
-        (alert.state == AlertState::Firing && is_same_firing(alert, told, situation.offset_ns)).then_some(())
+/// Alerts that the receiver believes to fire and that no longer do (resolved, gone, or firing anew), with their end.
+type Ended = BTreeMap<Fingerprint, (Told, At)>;
+
+fn ended(mark: &Mark, situation: &Situation<'_>) -> Ended {
+    let end = |id: &Fingerprint, told: &Told| match situation.alerts.get(*id) {
+        Some(alert) if alert.state == AlertState::Firing && is_same_firing(alert, told) => None,
+        alert => Some(alert.and_then(|alert| alert.resolved_at).unwrap_or(situation.at)),
     };
-    let end_of = |id: &str| {
-        let alert = id.parse().ok().and_then(|id: Fingerprint| situation.alerts.get(id))?;
-        alert.resolved_at
-    };
-    mark.told
-        .iter()
-        .filter(|(id, told)| still(id, told).is_none())
-        .map(|(id, told)| (id.clone(), (told.clone(), end_of(id).unwrap_or(situation.at))))
-        .collect()
+    mark.told.iter().filter_map(|(id, told)| Some((*id, (told.clone(), end(id, told)?)))).collect()
 }
 
-fn fired_at_ns(alert: &Alert, offset_ns: i64) -> i64 {
-    alert.fired_at.unwrap_or(alert.started_at).shifted(offset_ns).nanos()
+fn fired_at(alert: &Alert) -> At {
+    alert.fired_at.unwrap_or(alert.started_at)
 }
 
-/// A step of the wall clock between telling and now moves `fired_at_ns`; a firing that is older than the step is the same.
-fn is_same_firing(alert: &Alert, told: &Told, offset_ns: i64) -> bool {
-    const TOLERANCE_NS: i64 = 500_000_000;
-    (fired_at_ns(alert, offset_ns) - told.fired_at_ns).abs() <= TOLERANCE_NS
-        || (fired_at_ns(alert, 0) - told.fired_at_ns).abs() <= TOLERANCE_NS
+/// Alert and mark are kept in wall time; what a step of the clock between their two commits can do is less than this.
+const SAME_FIRING: Duration = Duration::from_millis(500);
+
+fn is_same_firing(alert: &Alert, told: &Told) -> bool {
+    fired_at(alert).since(told.fired_at).max(told.fired_at.since(fired_at(alert))) <= SAME_FIRING
 }
 
 /// Whether the receiver must be told something now.
-fn due(
-    situation: &Situation<'_>,
-    mark: Option<&Mark>,
-    firing: &Group<'_>,
-    ended: &BTreeMap<String, (Told, At)>,
-) -> Option<Reason> {
+fn due(situation: &Situation<'_>, mark: Option<&Mark>, firing: &Group<'_>, ended: &Ended) -> Option<Reason> {
     let at = situation.at;
     let severity = firing
         .values()
@@ -298,14 +289,10 @@ fn due(
     let Some(mark) = mark else {
         return waited(&mut firing.values()).then_some(Reason::First);
     };
-    let last_at = At::from_nanos(mark.last_at_ns).shifted(situation.offset_ns.saturating_neg());
-    let since_last = at.since(last_at);
+    let since_last = at.since(mark.last_at);
     let new: Vec<&&Alert> = firing
         .iter()
-        .filter(|(id, alert)| {
-            let told = mark.told.get(&id.to_string());
-            told.is_none_or(|told| !is_same_firing(alert, told, situation.offset_ns))
-        })
+        .filter(|(id, alert)| mark.told.get(id).is_none_or(|told| !is_same_firing(alert, told)))
         .map(|(_, alert)| alert)
         .collect();
     if !new.is_empty() {
@@ -318,7 +305,7 @@ fn due(
     repeats(pace, since_last, firing).then_some(Reason::Repeat)
 }
 
-fn repeats(pace: &Pace, since_last: std::time::Duration, firing: &Group<'_>) -> bool {
+fn repeats(pace: &Pace, since_last: Duration, firing: &Group<'_>) -> bool {
     !firing.is_empty() && since_last >= pace.repeat_interval
 }
 
@@ -332,8 +319,8 @@ fn mark_id(place: &Place) -> String {
     format!("{} {}", place.0, place.1)
 }
 
-fn remember(place: &Place, mark: &Mark) -> Change {
-    let json = serde_json::to_value(mark).expect("text keys and numbers always serialise");
+fn remember(place: &Place, mark: &Mark, offset_ns: i64) -> Change {
+    let json = mark.to_record(offset_ns);
     Change::Put { kind: kind::NOTICE, id: mark_id(place), expected: Expected::Anything, json }
 }
 

@@ -1,11 +1,9 @@
 //! The body of a notice: Alertmanager's webhook format, version 4.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
-use super::{GROUP_BY, Group, Reason, Situation, Told};
+use super::{Ended, GROUP_BY, Group, Reason, Situation};
 use crate::clock::At;
 use crate::rule::Labels;
 
@@ -20,7 +18,7 @@ pub fn body(
     situation: &Situation<'_>,
     group: &str,
     firing: &Group<'_>,
-    ended: &BTreeMap<String, (Told, At)>,
+    ended: &Ended,
     reason: Reason,
 ) -> Value {
     let time = |at: At| rfc3339(at.shifted(situation.offset_ns).date());
@@ -38,11 +36,12 @@ pub fn body(
         labels.push(&alert.labels);
         notes.push(&alert.annotations);
     }
-    for (id, (told, end)) in ended.iter().filter(|(id, _)| !firing.keys().any(|f| &f.to_string() == *id)) {
+    for (id, (told, end)) in ended.iter().filter(|(id, _)| !firing.contains_key(id)) {
+        let id = id.to_string();
         alerts.push(json!({
             "status": "resolved", "labels": told.labels, "annotations": told.annotations,
-            "startsAt": rfc3339(DateTime::from_timestamp_nanos(told.fired_at_ns)), "endsAt": time(*end),
-            "generatorURL": link(id), "fingerprint": id,
+            "startsAt": time(told.fired_at), "endsAt": time(*end),
+            "generatorURL": link(&id), "fingerprint": id,
         }));
         labels.push(&told.labels);
         notes.push(&told.annotations);

@@ -88,10 +88,21 @@ impl Bench {
         let receiver = webhook.id().to_owned();
         let (orders, inbox) = mpsc::channel(64);
         let (outcome_sender, outcomes) = mpsc::channel(64);
-        let outbox = Outbox::new(vec![Arc::new(webhook)], state.clone(), Clock::start(), inbox, outcome_sender);
+        let outbox =
+            Outbox::new(vec![Arc::new(webhook)], state.clone(), Clock::start(), inbox, outcome_sender);
         let end = CancellationToken::new();
         let task = tokio::spawn(outbox.run(end.clone()));
-        Self { _directory: directory, state, orders, outcomes, receiver, url: url.to_owned(), end, task, next: 0 }
+        Self {
+            _directory: directory,
+            state,
+            orders,
+            outcomes,
+            receiver,
+            url: url.to_owned(),
+            end,
+            task,
+            next: 0,
+        }
     }
 
     /// Commits a notice and hands it over.
@@ -149,7 +160,8 @@ async fn a_notice_is_delivered_taken_out_and_logged() {
 
 #[tokio::test]
 async fn server_errors_and_429_are_tried_again_with_the_same_key() {
-    let (mut bench, script) = bench(&[Act::Status(500), Act::Status(503), Act::Status(429), Act::Status(408)]).await;
+    let (mut bench, script) =
+        bench(&[Act::Status(500), Act::Status(503), Act::Status(429), Act::Status(408)]).await;
     let delivery = bench.notice("g").await;
     for _ in 0..4 {
         assert_eq!(bench.outcome().await, OutcomeKind::Retry);
@@ -247,7 +259,8 @@ async fn what_an_earlier_process_left_is_delivered() {
     let (_orders, inbox) = mpsc::channel(1);
     let (outcome_sender, mut outcomes) = mpsc::channel(8);
     let webhook = Webhook::new(&bench.url).unwrap();
-    let mut outbox = Outbox::new(vec![Arc::new(webhook)], state.clone(), Clock::start(), inbox, outcome_sender);
+    let mut outbox =
+        Outbox::new(vec![Arc::new(webhook)], state.clone(), Clock::start(), inbox, outcome_sender);
     outbox.restore(state.outbox().await.unwrap());
     let end = CancellationToken::new();
     let task = tokio::spawn(outbox.run(end.clone()));
@@ -256,8 +269,13 @@ async fn what_an_earlier_process_left_is_delivered() {
     end.cancel();
     task.await.unwrap();
     assert!(state.outbox().await.unwrap().is_empty(), "the one for nobody is gone too");
-    let results: Vec<_> =
-        state.log(log::NOTIFICATION, 9).await.unwrap().into_iter().map(|line| line.json["result"].clone()).collect();
+    let results: Vec<_> = state
+        .log(log::NOTIFICATION, 9)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|line| line.json["result"].clone())
+        .collect();
     assert_eq!(results, [json!("delivered"), json!("no such receiver")]);
 }
 
@@ -299,7 +317,10 @@ fn names_and_errors_show_no_secrets_of_the_url() {
     let webhook = Webhook::new("http://user:geheim@example.org:81/services/T0/SECRET?token=x").unwrap();
     assert_eq!(webhook.name(), "webhook example.org:81");
     assert!(!webhook.id().contains("SECRET") && !webhook.id().contains(' '));
-    assert_eq!(webhook.id(), Webhook::new("http://user:geheim@example.org:81/services/T0/SECRET?token=x").unwrap().id());
+    assert_eq!(
+        webhook.id(),
+        Webhook::new("http://user:geheim@example.org:81/services/T0/SECRET?token=x").unwrap().id()
+    );
     for bad in ["", "example.org", "ftp://example.org", "http://", "unix:/x"] {
         assert!(Webhook::new(bad).is_err(), "{bad}");
     }
