@@ -260,8 +260,14 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, S
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
 }
 
+/// The API's address for links in notices; by the host's name when it listens on every address.
 fn external_url(api: &TcpListener) -> String {
-    api.local_addr().map_or_else(|_| String::new(), |address| format!("http://{address}"))
+    let Ok(address) = api.local_addr() else { return String::new() };
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if address.ip().is_unspecified() && !host.trim().is_empty() {
+        return format!("http://{}:{}", host.trim(), address.port());
+    }
+    format!("http://{address}")
 }
 
 fn connect(config: &Config) -> Result<(Option<Supervisor>, Client), StartError> {

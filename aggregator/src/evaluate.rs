@@ -82,7 +82,7 @@ impl Evaluation {
                 }
             }
         }
-        let notices = Notices::restore(&parts.state.list(kind::NOTICE).await?);
+        let notices = Notices::restore(&parts.state.list(kind::NOTICE).await?, offset_ns);
         Ok(Self { parts, model: Model::default(), alerts, notices, keeper: Keeper::default() })
     }
 
@@ -158,15 +158,13 @@ impl Evaluation {
         let view =
             View::make(at, self.parts.clock.offset_ns(), &self.model, &self.parts.registry, &self.alerts);
         self.parts.view.send_replace(Arc::new(view));
+        self.parts.registry.take_unsaved().into_iter().for_each(|change| self.keeper.keep(change));
         plan.changes.into_iter().for_each(|change| self.keeper.keep(change));
         let orders = self.keeper.commit(&self.parts.state, plan.notices, COMMIT_PATIENCE).await;
         for order in orders {
             if self.parts.outbox.send(order).await.is_err() {
                 tracing::error!("the outbox has ended; the notice stays in the state");
             }
-        }
-        if let Err(error) = self.parts.registry.save(&self.parts.state).await {
-            tracing::error!(error = %etcdmon_service::logging::ErrorChain(&error), "clusters not kept, trying again");
         }
     }
 

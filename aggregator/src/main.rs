@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, Command};
+use clap::Command;
 use etcdmon_aggregator::config::{self, Config, SCHEMA};
 use etcdmon_aggregator::{Aggregator, engine};
 use etcdmon_service::logging::{self, ErrorChain};
@@ -44,10 +44,10 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    serve(config, &flags)
+    serve(config)
 }
 
-fn serve(config: Config, _flags: &ArgMatches) -> ExitCode {
+fn serve(config: Config) -> ExitCode {
     if let Err(error) = logging::init(config.log_format, &config.log_filter) {
         eprintln!("etcd-monitor-aggregator: settings: log.filter: {error}");
         return ExitCode::from(EX_CONFIG);

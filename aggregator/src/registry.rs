@@ -82,22 +82,11 @@ impl Registry {
         self.lock().by_etcd_id.iter().map(|(id, entry)| (*id, entry.clone())).collect()
     }
 
-    /// Writes what is new to the state. Call it again after an error.
-    ///
-    /// # Errors
-    /// When the state can't be written; everything stays to be written.
-    pub async fn save(&self, state: &State) -> Result<(), StateError> {
-        let (ids, changes) = {
-            let known = self.lock();
-            let changes: Vec<Change> = known.unsaved.iter().filter_map(|id| known.change(*id)).collect();
-            (known.unsaved.clone(), changes)
-        };
-        if changes.is_empty() {
-            return Ok(());
-        }
-        state.commit(changes).await?;
-        self.lock().unsaved.retain(|id| !ids.contains(id));
-        Ok(())
+    /// What is new since the last call, to be written to the state.
+    pub fn take_unsaved(&self) -> Vec<Change> {
+        let mut known = self.lock();
+        let ids = std::mem::take(&mut known.unsaved);
+        ids.into_iter().filter_map(|id| known.change(id)).collect()
     }
 
     /// Held for a look-up only, never across a wait.
@@ -151,7 +140,12 @@ impl Known {
 
     fn change(&self, id: u64) -> Option<Change> {
         let json = serde_json::to_value(self.by_etcd_id.get(&id)?).ok()?;
-        Some(Change::Put { kind: kind::CLUSTER, id: format!("{id:016x}"), expected: Expected::Absent, json })
+        Some(Change::Put {
+            kind: kind::CLUSTER,
+            id: format!("{id:016x}"),
+            expected: Expected::Anything,
+            json,
+        })
     }
 }
 
@@ -168,8 +162,8 @@ mod tests {
         assert_eq!(registry.cluster_of(0xdead_beef_0000_0001), cluster);
         assert_ne!(registry.cluster_of(2), cluster);
         assert_eq!(registry.name(cluster), "etcd-deadbeef");
-        registry.save(&state).await.unwrap();
-        registry.save(&state).await.unwrap();
+        state.commit(registry.take_unsaved()).await.unwrap();
+        assert!(registry.take_unsaved().is_empty());
         let again = Registry::load(&state).await.unwrap();
         assert_eq!(again.entries(), registry.entries());
         assert_eq!(again.cluster_of(0xdead_beef_0000_0001), cluster);
