@@ -1,6 +1,8 @@
 //! Storing on a real engine: everything that is stored reads back, nothing is stored twice, whatever dies (S10, T4).
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+#[path = "store/proxy.rs"]
+mod proxy;
 #[path = "store/support.rs"]
 mod support;
 
@@ -11,6 +13,7 @@ use chrono::{DateTime, Utc};
 use etcdmon_aggregator::query::{Query, SyncFilter, TimeRange};
 use etcdmon_aggregator::store::{Client, External, Store, migrate};
 use etcdmon_proto::v1::FileClass;
+use proxy::Mishap;
 use support::{Agent, MEMBERS, NOON, cluster, engine, eventually, number, store, stored_and_doubled};
 
 fn range(from: i64, to: i64) -> TimeRange {
@@ -169,6 +172,37 @@ async fn killed_engines_lose_and_double_nothing() {
     assert_eq!(stored_and_doubled(&client).await, (batches * 6 * 2_000, 0));
     assert_eq!(engine.supervisor.facts().borrow().restarts, 5);
     engine.supervisor.stop().await;
+}
+
+/// Stores batches over a way on which every table's first inserts have a mishap.
+async fn stored_in_spite_of(mishap: Mishap) {
+    let Some(engine) = engine().await else { return };
+    let (url, password) = engine.endpoint();
+    let (port, left) = proxy::start(url.trim_start_matches("http://"), [mishap; 8]).await;
+    let server = External { url: format!("http://127.0.0.1:{port}"), user: "default".to_owned(), password };
+    let client = Client::external(&server, "etcdmon");
+    let (store, _stop) = store(&client);
+    let mut agent = Agent::new();
+    for second in 0..3 {
+        write_all(&store, (0..3).map(|_| agent.decoded(600, NOON + second)).collect(), false).await;
+        assert_eq!(stored_and_doubled(&client).await, (agent.sequence * 6 * 600, 0));
+    }
+    assert!(left.lock().unwrap().is_empty());
+    assert!(store.counters().inserts_failed.load(Ordering::Relaxed) >= 8);
+    // What arrives late has arrived by now.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(stored_and_doubled(&client).await, (agent.sequence * 6 * 600, 0));
+    engine.supervisor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_answers_double_nothing() {
+    stored_in_spite_of(Mishap::AnswerLost).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn inserts_that_arrive_after_they_were_given_up_double_nothing() {
+    stored_in_spite_of(Mishap::Late(Duration::from_millis(2_500))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
