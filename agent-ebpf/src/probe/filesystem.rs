@@ -37,7 +37,7 @@ fn sync_exit<const EXACT: bool>(context: &RawTracePointContext) -> i32 {
 }
 
 /// `ext4_da_write_end`, `ext4_write_end`, `ext4_journalled_write_end` `(struct inode *, loff_t pos, unsigned len,
-/// unsigned copied)`, once per folio. `copied` is what was written; `len` counts what crosses a folio twice.
+/// unsigned copied)`, once per folio. `copied` is what was written, `len` what was asked for.
 #[raw_tracepoint(tracepoint = "ext4_da_write_end")]
 pub fn write_end_filesystem(context: RawTracePointContext) -> i32 {
     if let Some((_, _, target)) = count::target(FILESYSTEM) {
