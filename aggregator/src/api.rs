@@ -146,6 +146,3 @@ pub fn router(parts: Parts) -> Router {
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
 }
-
-#[cfg(test)]
-mod tests;

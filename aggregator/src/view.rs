@@ -1,4 +1,4 @@
-//! What the API shows of now: clusters, members, agents, alerts. Made from the model twice a second, immutable, and shared
+//! What the API shows of now: clusters, members, agents, alerts. Made from the model with every evaluation, immutable, and shared
 //! with every request, so that no request ever waits for the evaluation.
 
 use std::collections::BTreeMap;

@@ -18,7 +18,7 @@ use crate::engine::Facts;
 use crate::expose;
 use crate::store::Store;
 
-/// The evaluation makes a view twice a second; after this long without one it hangs and the process should be restarted.
+/// Every evaluation makes a view; after this long without one it hangs and the process should be restarted.
 const HANGING_AFTER: Duration = Duration::from_secs(30);
 
 /// How the process is. Cheap to clone.

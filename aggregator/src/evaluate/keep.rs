@@ -3,15 +3,21 @@
 use std::time::Duration;
 
 use etcdmon_service::logging::ErrorChain;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{Commit, Waiting};
 use crate::notify::Notice;
 use crate::notify::outbox::Order;
-use crate::state::{Change, State};
+use crate::state::{Change, State, StateError};
 
 /// Changes that wait while the state can't be written; beyond that, log lines are dropped.
 const MAX_WAITING: usize = 50_000;
+
+/// A commit under way.
+type Commit = JoinHandle<Result<Vec<i64>, StateError>>;
+
+/// Notices whose rows are not known yet, in the order of their rows.
+type Waiting = Vec<Notice>;
 
 /// See the module.
 #[derive(Debug, Default)]
