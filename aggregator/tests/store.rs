@@ -87,6 +87,7 @@ async fn what_is_stored_reads_back() {
     assert!(query.syncs(other, &filter).await.unwrap().is_empty());
     assert_eq!(query.latency(other, None, None, hour).await.unwrap().p99_ns, None);
     engine.supervisor.stop().await;
+    assert_eq!(engine.supervisor.facts().borrow().last_error, None, "the engine did not end in order");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

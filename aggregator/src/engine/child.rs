@@ -62,7 +62,8 @@ pub enum ChildError {
     Io(#[from] io::Error),
 }
 
-/// Runs the child: prints `{"port":N}` on standard output once the endpoint answers, ends in order on SIGTERM.
+/// Runs the child: prints `{"port":N}` on standard output once the endpoint answers. On SIGTERM it closes the store and
+/// ends the process with exit code 0.
 ///
 /// # Errors
 /// When the engine cannot be opened; the engine itself has written its reason to standard error.
@@ -74,10 +75,10 @@ pub fn run(arguments: &ChildArgs) -> Result<(), ChildError> {
     let connect = vec![format!("--config-file={}", config.display()), path_argument(&arguments.path)];
     let pool = Pool::open(library, connect)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(run_endpoint(pool, key, arguments.port));
-    // Threads that are stuck in the engine must not keep the process.
-    runtime.shutdown_background();
-    result
+    runtime.block_on(run_endpoint(pool, key, arguments.port))?;
+    // The store is closed. Threads of the engine may be left, and the destructors of an ordinary exit would race them.
+    // SAFETY: `_exit` ends the process; nothing of ours is left to be written.
+    unsafe { libc::_exit(0) }
 }
 
 fn path_argument(path: &Path) -> String {
@@ -102,7 +103,8 @@ async fn run_endpoint(pool: Arc<Pool>, key: String, port: u16) -> Result<(), Chi
     });
     announce(port)?;
     serve(listener, Arc::new(Endpoint::new(pool.clone(), key)), stop).await;
-    Ok(pool.close().await?)
+    pool.close().await;
+    Ok(())
 }
 
 async fn listen(port: u16) -> io::Result<TcpListener> {

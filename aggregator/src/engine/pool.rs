@@ -94,10 +94,7 @@ impl Pool {
 
     /// Waits until no statement runs, closes every connection and shuts the engine down. Statements that come later
     /// are refused.
-    ///
-    /// # Errors
-    /// When the engine does not shut down.
-    pub async fn close(&self) -> Result<(), FfiError> {
+    pub async fn close(&self) {
         let all = u32::try_from(CONNECTIONS).expect("a small number");
         if let Ok(permits) = self.permits.acquire_many(all).await {
             permits.forget();
@@ -105,7 +102,7 @@ impl Pool {
         self.permits.close();
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.library.shutdown()
+        self.library.shutdown();
     }
 }
 

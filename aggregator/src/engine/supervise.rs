@@ -181,7 +181,9 @@ impl Keeper {
             }
             if matches!(self.wait(LOOK_EVERY), Wake::Stop) {
                 self.endpoint.send_replace(None);
-                terminate(&mut child);
+                if let Err(reason) = terminate(&mut child) {
+                    self.fail(reason, false);
+                }
                 return true;
             }
         }
@@ -284,8 +286,8 @@ struct Started {
     key: String,
 }
 
-/// SIGTERM, then time to close the store, then SIGKILL.
-fn terminate(child: &mut Child) {
+/// SIGTERM, then time to close the store, then SIGKILL. An end that was not in order is an error.
+fn terminate(child: &mut Child) -> Result<(), String> {
     let pid = i32::try_from(child.id()).expect("process ids fit i32");
     // SAFETY: kill takes numbers; the child is not reaped yet, so its pid is still its own.
     unsafe { libc::kill(pid, libc::SIGTERM) };
@@ -293,13 +295,18 @@ fn terminate(child: &mut Child) {
     while Instant::now() < deadline {
         match child.try_wait() {
             Ok(None) => std::thread::sleep(Duration::from_millis(20)),
-            Ok(Some(status)) => return info!(%status, "engine stopped"),
+            Ok(Some(status)) if status.success() => {
+                info!("engine stopped");
+                return Ok(());
+            }
+            Ok(Some(status)) => return Err(format!("stopped with {status}")),
             Err(_) => break,
         }
     }
-    warn!("engine did not stop in time and is killed");
+    // A child that ended just now is not there to be killed.
     let _ = child.kill();
     let _ = child.wait();
+    Err("did not stop in time and was killed".to_owned())
 }
 
 fn read_lines(stream: impl std::io::Read + Send + 'static) -> Receiver<String> {
