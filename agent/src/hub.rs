@@ -293,12 +293,9 @@ impl Hub {
     ) {
         let Some(member) = self.members.get_mut(&process) else { return };
         let reference = member.scraped(outcome, own_wal_syncs);
-        let Some(question) = &member.question else { return };
-        let answer = match reference {
-            Some((etcd, own)) => Some(question.answer(etcd, own)),
-            None => question.give_up(now.wall_ns),
-        };
-        if let Some(answer) = answer {
+        let Some(question) = &mut member.question else { return };
+        let answer = reference.and_then(|(etcd, own)| question.read(etcd, own));
+        if let Some(answer) = answer.or_else(|| question.give_up(now.wall_ns)) {
             member.question = None;
             self.add_all(answer.map(Fact::Blind).into_iter().collect(), now);
         }

@@ -93,30 +93,27 @@ impl Collector for MetricsCollector {
     }
 
     async fn collect(&mut self, now: Reading) -> Result<Vec<Note>, CollectError> {
+        let at_head = || (self.probe.wal_syncs(self.id), Reading::now().mono_ns);
         let page = match &mut self.scraper {
-            Ok(scraper) => scraper.page().await.map_err(|error| ErrorChain(&error).to_string()),
+            Ok(scraper) => scraper.page(at_head).await.map_err(|error| ErrorChain(&error).to_string()),
             Err(error) => Err(error.clone()),
         };
-        let page = match page {
+        let (page, (own_wal_syncs, mono_ns)) = match page {
             Ok(page) => page,
             Err(error) => {
                 let outcome = Err(error);
                 return Ok(vec![Note::Scraped { process: self.id, outcome, own_wal_syncs: None }]);
             }
         };
-        let own_wal_syncs = self.probe.wal_syncs(self.id);
         let mut gauges = Gauges::default();
         let scraped = self.table.read(&page, |name, _labels, value| gauges.watch(name, value));
-        // The page shows the state at about the middle of the exchange.
-        let after = Reading::now();
-        let mono_ns = now.mono_ns + after.mono_ns.saturating_sub(now.mono_ns) / 2;
         let mut facts =
             vec![Fact::Samples(Samples { process: Some(self.id), mono_ns, values: scraped.changed })];
         for (count, reason) in [(scraped.refused, "series_limit"), (scraped.malformed, "malformed")] {
             if count > 0 {
                 facts.push(Fact::Lost(Lost {
                     process: Some(self.id),
-                    wall_ns: after.wall_ns,
+                    wall_ns: now.wall_ns,
                     stream: "metric",
                     reason: reason.to_owned(),
                     count: count as u64,

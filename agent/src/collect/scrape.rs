@@ -57,12 +57,13 @@ impl Scraper {
         Self { endpoint, identities, next_identity: 0, connection: None }
     }
 
-    /// One page. After a failure the next call connects anew, with the next certificate.
+    /// One page, and what `at_head` yields: it is called when the first bytes arrive, which is just after etcd read its
+    /// counters. After a failure the next call connects anew, with the next certificate.
     ///
     /// # Errors
     /// When it does not come in full and in time.
-    pub async fn page(&mut self) -> Result<String, ScrapeError> {
-        let attempt = tokio::time::timeout(SCRAPE_TIMEOUT, self.try_page()).await;
+    pub async fn page<T>(&mut self, at_head: impl FnOnce() -> T) -> Result<(String, T), ScrapeError> {
+        let attempt = tokio::time::timeout(SCRAPE_TIMEOUT, self.try_page(at_head)).await;
         let outcome = attempt.unwrap_or(Err(ScrapeError::Timeout));
         if outcome.is_err() {
             self.connection = None;
@@ -71,7 +72,7 @@ impl Scraper {
         outcome
     }
 
-    async fn try_page(&mut self) -> Result<String, ScrapeError> {
+    async fn try_page<T>(&mut self, at_head: impl FnOnce() -> T) -> Result<(String, T), ScrapeError> {
         let mut connection = match self.connection.take().filter(|connection| !connection.is_closed()) {
             Some(connection) => connection,
             None => self.connect().await?,
@@ -83,13 +84,15 @@ impl Scraper {
             .body(Empty::new())
             .expect("path and headers are well-formed");
         let response = connection.send_request(request).await.map_err(ScrapeError::Http)?;
+        let head = at_head();
         if response.status() != StatusCode::OK {
             return Err(ScrapeError::Status(response.status()));
         }
         let body =
             Limited::new(response.into_body(), PAGE_LIMIT).collect().await.map_err(ScrapeError::Page)?;
         self.connection = Some(connection);
-        String::from_utf8(body.to_bytes().into()).map_err(|_not_text| ScrapeError::Text)
+        let page = String::from_utf8(body.to_bytes().into()).map_err(|_not_text| ScrapeError::Text)?;
+        Ok((page, head))
     }
 
     async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>, ScrapeError> {

@@ -141,7 +141,9 @@ fn the_checkpoint_follows_etcds_count_brought_up_to_date_by_ours() {
     bench.hub.take(ended(3, 4), at(3));
     let (batch, _) = bench.close(3).expect("has rows");
     assert_eq!(batch.coverage, [], "the time before attaching is not accounted for yet");
-    bench.hub.take(scraped(107, 7), at(4));
+    for _ in 0..3 {
+        bench.hub.take(scraped(107, 7), at(4));
+    }
     bench.hub.take(ended(5, 10), at(5));
     let (batch, decoded) = bench.close(5).expect("has the blind row");
     let kept = Kept { until_ns: at(5).wall_ns, wal_syncs: Some(110), cluster_id: 0xc, member_id: 0xa };
@@ -157,11 +159,15 @@ fn after_a_pause_of_the_probes_the_count_begins_anew_and_the_gap_is_stated() {
     let ended =
         |until, own| Note::SecondEnded { process: PROCESS, until_ns: at(until).wall_ns, own_wal_syncs: own };
     bench.hub.take(attached(1), at(1));
-    bench.hub.take(scraped(50, 50), at(2));
+    for _ in 0..3 {
+        bench.hub.take(scraped(50, 50), at(2));
+    }
     bench.hub.take(ended(3, 60), at(3));
     bench.close(3);
     bench.hub.take(attached(10), at(10));
-    bench.hub.take(scraped(100, 5), at(11));
+    for _ in 0..3 {
+        bench.hub.take(scraped(100, 5), at(11));
+    }
     let (batch, decoded) = bench.close(11).expect("has the blind row");
     assert!(ledger(&decoded).contains(&(v1::LedgerKind::Blind, "sync probes_off".to_owned(), 35)));
     let kept = Kept { until_ns: at(10).wall_ns, wal_syncs: Some(95), cluster_id: 0xc, member_id: 0xa };

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::wait_for;
 
@@ -25,6 +25,9 @@ pub fn programs(version: &str) -> Option<PathBuf> {
     eprintln!("SKIPPED: no etcd {version} in {}: run cargo xtask setup", found.display());
     None
 }
+
+/// Without a sync for so long, what etcd does by itself at its start is over.
+const REST: Duration = Duration::from_millis(1500);
 
 #[derive(Debug)]
 pub struct Etcd {
@@ -91,6 +94,15 @@ impl Etcd {
     fn wait_until_ready(&self) {
         wait_for("etcd has a leader", Duration::from_secs(20), || {
             self.metric("etcd_server_has_leader").filter(|value| *value == 1.0)
+        });
+        // A fresh leader still agrees on the cluster's version with itself: that is over once no sync was added for a while.
+        let mut quiet_since = (self.wal_syncs(), Instant::now());
+        wait_for("etcd is at rest", Duration::from_secs(30), || {
+            let syncs = self.wal_syncs();
+            if syncs != quiet_since.0 {
+                quiet_since = (syncs, Instant::now());
+            }
+            (quiet_since.1.elapsed() > REST).then_some(())
         });
     }
 
