@@ -52,6 +52,8 @@ pub struct Blind {
 /// A row of the account of what became of what was produced.
 #[derive(Debug, Clone, Deserialize)]
 pub struct LedgerRow {
+    /// etcd member id; zeros = the node.
+    pub member: String,
     /// `sync` are the histograms that count every sync.
     pub stream: String,
     /// What the agent says it made.
@@ -217,9 +219,12 @@ pub fn losses(rows: &[LedgerRow]) -> (u64, Vec<Blind>) {
     (dropped, syncs.flat_map(|row| row.blind.clone()).collect())
 }
 
-/// Syncs that the agents' probes saw.
+/// Syncs that the agents' probes saw: what was produced, less what only etcd's own counters tell of.
 pub fn seen(rows: &[LedgerRow]) -> u64 {
-    rows.iter().filter(|row| row.stream == "sync").map(|row| row.produced).sum()
+    let syncs = rows.iter().filter(|row| row.stream == "sync");
+    syncs
+        .map(|row| row.produced - row.blind.iter().map(|blind| blind.count).sum::<u64>().min(row.produced))
+        .sum()
 }
 
 /// A time as the API takes it.

@@ -73,7 +73,7 @@ async fn measure(place: &Place, count: u32) -> Result<()> {
     switch.set(true).await?;
     println!("agent alone at {FIXED_RATE} puts/s for {FIXED_TIME:?}");
     let load =
-        Load::start(&cluster, &Plan { rate: Some(FIXED_RATE), clients: 8, value_bytes: 256, keys: 10_000 })?;
+        Load::start(&cluster, &Plan { rate: Some(FIXED_RATE), clients: 16, value_bytes: 256, keys: 10_000 })?;
     sleep(Duration::from_secs(2)).await;
     let pid = agent.daemon.process()?.pid();
     let (begin, cpu, puts) = (Instant::now(), process_cpu(pid)?, load.succeeded());

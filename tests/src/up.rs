@@ -128,9 +128,10 @@ async fn check(stand: Stand) -> Result<()> {
     // At rest the two counts must meet: what was seen is stored.
     stand.rest().await?;
     let (seen, stored) = wait::until("all syncs that were seen to be stored", VISIBLE_LIMIT, async || {
-        let seen = crate::api::seen(&stand.api.ledger(&stand.id, stand.since).await?);
-        let stored = stand.api.stored(&stand.id, stand.since, &[]).await?;
-        ensure!(stored > 0 && seen == stored, "{seen} syncs seen, {stored} stored");
+        let ledger = stand.api.ledger(&stand.id, stand.since).await?;
+        let (seen, stored) =
+            (crate::api::seen(&ledger), stand.api.stored(&stand.id, stand.since, &[]).await?);
+        ensure!(stored > 0 && seen == stored, "{seen} syncs seen, {stored} stored: {ledger:?}");
         Ok(Some((seen, stored)))
     })
     .await?;

@@ -1,5 +1,6 @@
 //! The live line: what can be read back over the API at this moment.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -46,14 +47,27 @@ pub(super) async fn line(api: &Api, id: &str, since: SystemTime) -> Result<Strin
         let leads = if member["is_leader"] == true { "*" } else { "" };
         members.push(format!("{name}{leads} {}", p99.map_or("-".to_owned(), milliseconds)));
     }
-    let firing: Vec<String> = api
-        .alerts(Some("firing"))
-        .await?
-        .iter()
-        .filter_map(|alert| alert["name"].as_str().map(str::to_owned))
+    members.sort();
+    let firing = api.alerts(Some("firing")).await?;
+    let names = firing.iter().filter_map(|alert| alert["name"].as_str());
+    Ok(format!(
+        "syncs {seen} seen, {stored} stored | WAL p99 {} | alerts {}",
+        members.join(", "),
+        counted(names)
+    ))
+}
+
+/// Each name once, with how often it came.
+fn counted<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut counts = BTreeMap::<&str, u32>::new();
+    for name in names {
+        *counts.entry(name).or_default() += 1;
+    }
+    let shown: Vec<String> = counts
+        .into_iter()
+        .map(|(name, count)| if count == 1 { name.to_owned() } else { format!("{name} x{count}") })
         .collect();
-    let alerts = if firing.is_empty() { "none".to_owned() } else { firing.join(", ") };
-    Ok(format!("syncs {seen} seen, {stored} stored | WAL p99 {} | alerts {alerts}", members.join(", ")))
+    if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
 }
 
 fn milliseconds(ns: u64) -> String {
@@ -63,6 +77,12 @@ fn milliseconds(ns: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn alerts_of_the_same_name_are_counted() {
+        assert_eq!(counted(["b", "a", "b"].into_iter()), "a, b x2");
+        assert_eq!(counted(std::iter::empty()), "none");
+    }
 
     #[test]
     fn durations_are_shown_in_milliseconds() {
