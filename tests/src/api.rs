@@ -212,6 +212,11 @@ impl Api {
     }
 }
 
+/// A time from which on whatever begins now is counted: stored histograms carry the begin of their second.
+pub fn from_now() -> SystemTime {
+    SystemTime::now() - Duration::from_secs(1)
+}
+
 /// Syncs that were dropped, and the stretches without sight, of the stream that counts every sync.
 pub fn losses(rows: &[LedgerRow]) -> (u64, Vec<Blind>) {
     let syncs = rows.iter().filter(|row| row.stream == "sync");

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
 
-use crate::api::{Api, Blind, losses};
+use crate::api::{Api, Blind, from_now, losses};
 use crate::etcd::{Builder, Cluster};
 use crate::load::{Load, Plan};
 use crate::metrics::WAL_FSYNC;
@@ -60,7 +60,7 @@ impl Stand {
     /// # Errors
     /// When a part does not start.
     pub async fn begin(place: &Arc<Place>, cluster: Builder, plan: &Plan) -> Result<Self> {
-        let since = SystemTime::now();
+        let since = from_now();
         let receiver = Receiver::start().await?;
         let mut aggregator = Aggregator::prepare(place, "aggregator", &[receiver.url()])?;
         // The engine loads while etcd elects.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::api::Api;
+use crate::api::{Api, from_now};
 use crate::etcd::{Builder, Client, Cluster};
 use crate::load::{Load, Plan};
 use crate::node::{Agent, Aggregator};
@@ -147,7 +147,7 @@ async fn check(stand: Stand) -> Result<()> {
 
 /// Agent and aggregator beside somebody else's cluster.
 async fn watch(endpoints: &[String], place: &Arc<Place>) -> Result<()> {
-    let since = SystemTime::now();
+    let since = from_now();
     let aggregator = Aggregator::start(place, "aggregator", &[]).await?;
     let mut agent = Agent::prepare(place, "agent", &aggregator.ingest, &[])?;
     agent.daemon.start().await?;

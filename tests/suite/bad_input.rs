@@ -5,10 +5,10 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use etcdmon_tests::api::Api;
+use etcdmon_tests::api::{Api, from_now};
 use etcdmon_tests::disk::{Disk, Medium};
 use etcdmon_tests::etcd::{Certificates, Cluster};
 use etcdmon_tests::fault::Stopped;
@@ -94,7 +94,7 @@ fn an_unreachable_aggregator_and_a_damaged_spool_lose_only_what_was_damaged() {
         agent.daemon.terminate()?;
         damage(&segment)?;
         agent.daemon.start().await?;
-        let since = SystemTime::now();
+        let since = from_now();
         aggregator.daemon.start().await?;
         let api = aggregator.client()?;
         let id = api.wait_cluster(cluster.id().await?, VISIBLE_LIMIT).await?;
@@ -152,7 +152,7 @@ fn wrong_certificates_and_a_stopped_member_are_told_and_the_rest_goes_on() {
         return;
     }
     run(async |place| {
-        let since = SystemTime::now();
+        let since = from_now();
         let cluster = Cluster::builder("certs").members(1).tls(true).start(&place).await?;
         let _load = Load::start(&cluster, &Plan::default())?;
         let foreign = Certificates::new(&place.directory("foreign")?)?;
@@ -263,7 +263,7 @@ fn disks_that_run_full_are_told_and_survived() {
         return;
     }
     run(async |place| {
-        let since = SystemTime::now();
+        let since = from_now();
         let cluster = Cluster::builder("full").members(1).start(&place).await?;
         let _load = Load::start(&cluster, &Plan::default())?;
         let disk = Disk::with_size(&place.directory("small")?, Medium::Ext4, false, 256 << 20)?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
-use etcdmon_tests::api::{Api, WAL_CLASSES};
+use etcdmon_tests::api::{Api, WAL_CLASSES, from_now};
 use etcdmon_tests::etcd::Cluster;
 use etcdmon_tests::load::{Load, Plan};
 use etcdmon_tests::metrics::{Metrics, WAL_FSYNC, normalised, shares_between};
@@ -86,7 +86,7 @@ async fn check(place: &Place, aggregator: &Aggregator, version: &str, turns: &Se
 
 impl Subject {
     async fn start(place: &Place, aggregator: &Aggregator, version: &str, medium: Medium) -> Result<Self> {
-        let since = SystemTime::now();
+        let since = from_now();
         let name = format!("v{}", version.replace('.', ""));
         let builder = Cluster::builder(&name).members(1).version(version).medium(medium).slow_disk(0);
         let cluster = builder.start(place).await?;
@@ -152,8 +152,7 @@ impl Subject {
     async fn check_shares(&self, version: &str, turns: &Semaphore) -> Result<()> {
         let delays = self.cluster.members[0].delays()?;
         let turn = turns.acquire().await?;
-        // Histogram rows are of whole seconds.
-        let from = SystemTime::now() - Duration::from_secs(1);
+        let from = from_now();
         let stored_before = self.settled(&WAL_CLASSES).await?;
         let before = self.cluster.metrics(0).await?;
         self.load.resume();
