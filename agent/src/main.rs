@@ -11,8 +11,8 @@ use etcdmon_agent::ebpf;
 use etcdmon_service::{logging, process, shutdown};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Exit code for settings that can't be used (`EX_USAGE`).
-const BAD_SETTINGS: u8 = 64;
+/// Exit code for settings that can't be used, as in sysexits.h.
+const EX_CONFIG: u8 = 78;
 
 fn command() -> Command {
     let ready_file = Arg::new("ready-file")
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
             Ok(config) => run(config, &flags),
             Err(faults) => {
                 eprintln!("etcd-monitor-agent: {faults}");
-                return ExitCode::from(BAD_SETTINGS);
+                return ExitCode::from(EX_CONFIG);
             }
         },
     };
@@ -71,7 +71,7 @@ fn check_config(flags: &ArgMatches) -> ExitCode {
         }
         Err(faults) => {
             eprintln!("etcd-monitor-agent: {faults}");
-            ExitCode::from(BAD_SETTINGS)
+            ExitCode::from(EX_CONFIG)
         }
     }
 }

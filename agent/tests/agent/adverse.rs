@@ -37,10 +37,10 @@ fn faulty_settings_are_told_all_at_once_and_nothing_starts() {
     let file = directory.path().join("agent.toml");
     std::fs::write(&file, "[probe]\nsample-every = \"many\"\nunknown = 1\n").unwrap();
     let output = run(&["check-config", "--config", file.to_str().unwrap()], &[]);
-    assert_eq!(output.status.code(), Some(64));
+    assert_eq!(output.status.code(), Some(78));
     assert!(text(&output.stderr).contains("probe.unknown: unknown key"), "{}", text(&output.stderr));
     let output = run(&["--collect-interval=soon"], &[("ETCD_MONITOR_AGENT_LISTEN_ADMIN", "0.0.0.0:80")]);
-    assert_eq!(output.status.code(), Some(64));
+    assert_eq!(output.status.code(), Some(78));
     let told = text(&output.stderr);
     assert!(
         told.contains("2 faults") && told.contains("collect.interval") && told.contains("loopback"),
