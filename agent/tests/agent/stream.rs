@@ -59,8 +59,12 @@ fn wal_syncs_agree_with_etcds_own_count_on_every_version() {
             agent.log().contains(&format!("member=\"{:016x}\"", identity(member))),
             "{version}: WAL not read"
         );
-        let blind: Vec<_> =
-            server.aggregator.ledger().into_iter().filter(|row| row.0 == LedgerKind::Blind).collect();
+        // It takes a few readings of etcd's counter until the agent knows how many it is.
+        let blind = wait_for("the blind interval is stated", LIMIT, || {
+            let rows = server.aggregator.ledger().into_iter();
+            let blind: Vec<_> = rows.filter(|row| row.0 == LedgerKind::Blind).collect();
+            (!blind.is_empty()).then_some(blind)
+        });
         assert_eq!(blind.len(), 1, "{version}: {blind:?}");
         assert_eq!((blind[0].2.as_str(), blind[0].3), ("attach", before), "{version}");
         assert!(agent.stop().success());
