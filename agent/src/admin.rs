@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,11 +12,11 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -99,7 +100,7 @@ impl Admin {
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEAD_TIMEOUT)
                     .serve_connection(TokioIo::new(stream), service);
-                if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
+                if let Err(error) = serve_for(connection, CONNECTION_TIMEOUT).await {
                     tracing::debug!(%error, "admin connection ended");
                 }
                 drop(place);
@@ -151,6 +152,23 @@ impl Admin {
     }
 }
 
+/// Serves a connection until its time is over. A request that is under way then is still answered.
+async fn serve_for<S>(
+    connection: http1::Connection<TokioIo<TcpStream>, S>,
+    time: Duration,
+) -> Result<(), hyper::Error>
+where
+    S: HttpService<Incoming, ResBody = Full<Bytes>>,
+    S::Error: std::error::Error + Send + Sync + 'static,
+{
+    let mut connection = pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = tokio::time::sleep(time) => connection.as_mut().graceful_shutdown(),
+    }
+    tokio::time::timeout(HEAD_TIMEOUT, connection).await.unwrap_or(Ok(()))
+}
+
 fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
     respond(status, "text/plain; charset=utf-8", Bytes::copy_from_slice(body.as_bytes()))
 }
@@ -161,3 +179,6 @@ fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,7 +126,12 @@ struct Switch {
 
 impl Switch {
     fn new(admin: &str) -> Result<Self> {
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?;
+        // A connection of its own for each request: one that was idle may be closed just as it is used again.
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .timeout(Duration::from_secs(10))
+            .build()?;
         Ok(Self { http, url: format!("http://{admin}/probes?enabled=") })
     }
 
