@@ -58,6 +58,9 @@ pub struct MemberState {
     covered_until_ns: i64,
 }
 
+/// Stands where an error would, before a source was asked for the first time.
+const NOT_YET: &str = "not asked yet";
+
 impl MemberState {
     /// A process just found.
     pub fn new(process: EtcdProcess, identity: Option<MemberIdentity>, now: Reading) -> Self {
@@ -71,9 +74,9 @@ impl MemberState {
             held_back_dropped: 0,
             totals: BTreeMap::new(),
             gauges: Gauges::default(),
-            metrics_error: Some("not scraped yet".to_owned()),
+            metrics_error: Some(NOT_YET.to_owned()),
             status: Status::default(),
-            status_error: Some("not asked yet".to_owned()),
+            status_error: Some(NOT_YET.to_owned()),
             peers: Vec::new(),
             wal_reference: None,
             own_wal_syncs: 0,
@@ -89,6 +92,7 @@ impl MemberState {
         own_wal_syncs: Option<u64>,
     ) -> Option<(u64, u64)> {
         let reference = outcome.as_ref().ok().and_then(|gauges| Some((gauges.wal_syncs?, own_wal_syncs?)));
+        self.tell_change("metrics", self.metrics_error.as_deref(), outcome.as_ref().err());
         self.wal_reference = reference.or(self.wal_reference);
         match outcome {
             Ok(gauges) => {
@@ -102,6 +106,7 @@ impl MemberState {
 
     /// Notes an answer of Status. Returns facts that waited for the ids.
     pub fn answered(&mut self, outcome: Result<Box<Status>, String>) -> Vec<Fact> {
+        self.tell_change("status", self.status_error.as_deref(), outcome.as_ref().err());
         match outcome {
             Ok(status) => {
                 self.status_error = None;
@@ -118,6 +123,21 @@ impl MemberState {
                 self.status_error = Some(error);
                 Vec::new()
             }
+        }
+    }
+
+    /// Logs once that a source fails, and once that it answers again: the API shows the same, but not to somebody who
+    /// looks for the reason on the node.
+    fn tell_change(&self, source: &'static str, before: Option<&str>, error: Option<&String>) {
+        let (pid, data_dir) = (self.process.id.pid, self.process.data_dir.display());
+        match (before, error) {
+            (None | Some(NOT_YET), Some(error)) => {
+                tracing::warn!(source, pid, %data_dir, %error, "etcd does not answer");
+            }
+            (Some(before), None) if before != NOT_YET => {
+                tracing::info!(source, pid, %data_dir, "etcd answers again");
+            }
+            _ => {}
         }
     }
 

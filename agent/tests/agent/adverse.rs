@@ -337,7 +337,7 @@ fn an_etcd_that_asks_for_client_certificates_is_read_with_its_own() {
     let error = wait_for("it says why it is not scraped", LIMIT, || {
         let live = server.aggregator.live()?;
         let member = live.members.first().filter(|_| live.number > 2)?;
-        (!member.scrape_ok && member.scrape_error != "not scraped yet; not asked yet")
+        (!member.scrape_ok && member.scrape_error != "not asked yet; not asked yet")
             .then(|| member.scrape_error.clone())
     });
     assert!(!error.is_empty());
