@@ -148,13 +148,16 @@ async fn check(stand: Stand) -> Result<()> {
 /// Agent and aggregator beside somebody else's cluster.
 async fn watch(endpoints: &[String], place: &Arc<Place>) -> Result<()> {
     let since = from_now();
+    // Before anything is started: most mistakes are in the address.
+    let wanted = Client::new(endpoints, None)?.ids().await.with_context(|| {
+        format!("no etcd answers at {} (TLS is not supported by `up` yet)", endpoints.join(", "))
+    })?;
     let aggregator = Aggregator::start(place, "aggregator", &[]).await?;
     let mut agent = Agent::prepare(place, "agent", &aggregator.ingest, &[])?;
     agent.daemon.start().await?;
     print_urls(&aggregator, &agent, endpoints, place);
     let api = aggregator.client()?;
-    let wanted = Client::new(endpoints, None)?.ids().await.context("ask the cluster for its id")?.0;
-    let id = api.wait_cluster(wanted, VISIBLE_LIMIT).await.context(
+    let id = api.wait_cluster(wanted.0, VISIBLE_LIMIT).await.context(
         "the agent sees only etcd processes of this machine; run it on the members' machines for the others",
     )?;
     show_facts(&api, &id, since).await
