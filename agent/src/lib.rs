@@ -27,6 +27,7 @@ pub mod admin;
 pub mod clock;
 pub mod collect;
 pub mod config;
+pub mod connect;
 pub mod discover;
 pub mod ebpf;
 pub mod encode;
@@ -44,6 +45,7 @@ use collect::member::{MetricsCollector, StatusCollector};
 use collect::node::NodeCollector;
 use collect::process::ProcessCollector;
 use config::Config;
+use connect::Connector;
 use discover::{Change, Discovery, EtcdProcess, ProcFs, ProcessId, SCAN_PERIOD, wal};
 use ebpf::ProbeConfig;
 use hub::{Hub, NOTES_LIMIT, Note, Parts};
@@ -196,8 +198,9 @@ impl Agent {
         let senders = TaskTracker::new();
         senders.spawn(page.serve(self.admin, stop_admin.clone()));
         let hello = send::hello(self.agent_id, self.epoch, self.boot_id);
+        let connector = Connector::new(self.config.aggregator.clone());
         let batches = BatchSender::new(
-            self.config.aggregator.clone(),
+            connector.clone(),
             hello.clone(),
             self.spool.clone(),
             self.interval,
@@ -205,7 +208,7 @@ impl Agent {
             Arc::clone(&self.telemetry),
         );
         senders.spawn(batches.run(stop_send.clone()));
-        let live = LiveSender::new(self.config.aggregator.clone(), hello, self.live, self.notes.clone());
+        let live = LiveSender::new(connector, hello, self.live, self.notes.clone());
         senders.spawn(live.run(stop_send.clone()));
         senders.close();
         let hub = tokio::spawn(self.hub.run(self.inbox, stop_hub.clone()));

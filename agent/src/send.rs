@@ -5,13 +5,11 @@
 //! break what is in flight is sent again, byte-identical.
 
 use std::future::Future;
-use std::path::Path;
 use std::time::Duration;
 
-use etcdmon_proto::{MAX_MESSAGE_BYTES, PROTOCOL, v1};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use etcdmon_proto::{PROTOCOL, v1};
 
-use crate::config::AggregatorConfig;
+use crate::connect::{CONNECT_TIMEOUT, ConnectError};
 
 pub mod batches;
 pub mod live;
@@ -19,27 +17,12 @@ pub mod live;
 /// First and longest pause between two attempts to connect.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// Time for a connection, and for the answer to Hello.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A dead peer is noticed after about twice this time.
-const KEEPALIVE: Duration = Duration::from_secs(5);
-
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// A TLS file.
-    #[error("read {path}")]
-    File {
-        /// Which.
-        path: String,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
     /// No connection.
-    #[error("connect to aggregator")]
-    Connect(#[source] tonic::transport::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The aggregator ended the stream with an error.
     #[error("stream to aggregator: {}: {}", .0.code(), .0.message())]
     Stream(Box<tonic::Status>),
@@ -72,40 +55,6 @@ pub fn hello(agent_id: [u8; 16], epoch: [u8; 16], boot_id: [u8; 16]) -> v1::Hell
         node_name: node_name.trim().to_owned(),
         boot_id: boot_id.to_vec(),
     }
-}
-
-type Client = v1::ingest_client::IngestClient<Channel>;
-
-/// Connects. TLS files are read each time, so renewed certificates are picked up.
-async fn connect(config: &AggregatorConfig) -> Result<Client, SendError> {
-    let mut endpoint = Endpoint::from_shared(config.url.clone())
-        .map_err(SendError::Connect)?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
-        .keep_alive_while_idle(true);
-    if config.url.starts_with("https:") {
-        endpoint = endpoint.tls_config(tls(config)?).map_err(SendError::Connect)?;
-    }
-    let channel = endpoint.connect().await.map_err(SendError::Connect)?;
-    Ok(Client::new(channel)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES))
-}
-
-fn tls(config: &AggregatorConfig) -> Result<ClientTlsConfig, SendError> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|source| SendError::File { path: path.display().to_string(), source })
-    };
-    let mut tls = match &config.tls.ca {
-        Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?)),
-        None => ClientTlsConfig::new().with_webpki_roots(),
-    };
-    if let (Some(cert), Some(key)) = (&config.tls.cert, &config.tls.key) {
-        tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
-    }
-    Ok(tls)
 }
 
 /// Checks a Welcome against what this agent speaks.

@@ -15,8 +15,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
-use super::{PAUSES, SendError, check, connect, in_time};
-use crate::config::AggregatorConfig;
+use super::{PAUSES, SendError, check, in_time};
+use crate::connect::Connector;
 use crate::hub::Note;
 use crate::spool::thread::SpoolHandle;
 use crate::spool::{BatchId, Outgoing};
@@ -41,7 +41,7 @@ type Taking = Pin<Box<dyn Future<Output = Option<Outgoing>> + Send + Sync>>;
 
 /// Sends batches until it is cancelled.
 pub struct BatchSender {
-    config: AggregatorConfig,
+    connector: Connector,
     hello: v1::Hello,
     spool: SpoolHandle,
     interval: watch::Sender<Duration>,
@@ -57,7 +57,7 @@ pub struct BatchSender {
 impl BatchSender {
     /// From the spool to the aggregator. `interval` is where the aggregator's pace goes.
     pub fn new(
-        config: AggregatorConfig,
+        connector: Connector,
         hello: v1::Hello,
         spool: SpoolHandle,
         interval: watch::Sender<Duration>,
@@ -65,7 +65,7 @@ impl BatchSender {
         telemetry: Arc<Telemetry>,
     ) -> Self {
         let in_flight = VecDeque::new();
-        Self { config, hello, spool, interval, notes, telemetry, in_flight, taking: None, reported: false }
+        Self { connector, hello, spool, interval, notes, telemetry, in_flight, taking: None, reported: false }
     }
 
     /// Connects, sends, and connects anew, until `stop`.
@@ -95,7 +95,7 @@ impl BatchSender {
         }
         tracing::warn!(
             error,
-            url = self.config.url,
+            url = self.connector.url(),
             "no batch stream to the aggregator, batches are spooled"
         );
         let degraded = v1::Degradation {
@@ -114,7 +114,7 @@ impl BatchSender {
         check(&welcome)?;
         backoff.reset();
         tracing::info!(
-            url = self.config.url,
+            url = self.connector.url(),
             aggregator_version = welcome.aggregator_version,
             window = welcome.window_batches,
             interval_ms = welcome.batch_interval_ms,
@@ -139,7 +139,7 @@ impl BatchSender {
         requests: &mpsc::Sender<v1::BatchRequest>,
         receiver: mpsc::Receiver<v1::BatchRequest>,
     ) -> Result<Streaming<v1::BatchReply>, SendError> {
-        let mut client = connect(&self.config).await?;
+        let mut client = self.connector.client().await?;
         let hello = batch_request::Message::Hello(self.hello.clone());
         let greeting = v1::BatchRequest { message: Some(hello) };
         requests.send(greeting).await.map_err(|_closed| SendError::Closed)?;

@@ -9,9 +9,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
-use super::{PAUSES, SendError, check, connect, in_time};
+use super::{PAUSES, SendError, check, in_time};
 use crate::clock::Reading;
-use crate::config::AggregatorConfig;
+use crate::connect::Connector;
 use crate::fact::{Fact, Samples, Series};
 use crate::hub::Note;
 
@@ -23,7 +23,7 @@ const OFFSET_EVERY: u64 = 10;
 
 /// Sends the live summary until it is cancelled.
 pub struct LiveSender {
-    config: AggregatorConfig,
+    connector: Connector,
     hello: v1::Hello,
     live: watch::Receiver<v1::Live>,
     notes: mpsc::Sender<Note>,
@@ -34,7 +34,7 @@ pub struct LiveSender {
 impl LiveSender {
     /// From the hub to the aggregator.
     pub fn new(
-        config: AggregatorConfig,
+        connector: Connector,
         hello: v1::Hello,
         live: watch::Receiver<v1::Live>,
         notes: mpsc::Sender<Note>,
@@ -43,7 +43,7 @@ impl LiveSender {
             Series::gauge("etcdmon_node_clock_offset_seconds", &[]),
             Series::gauge("etcdmon_node_clock_offset_error_seconds", &[]),
         ];
-        Self { config, hello, live, notes, offset, answers: 0 }
+        Self { connector, hello, live, notes, offset, answers: 0 }
     }
 
     /// Connects, sends, and connects anew, until `stop`.
@@ -103,7 +103,7 @@ impl LiveSender {
         requests: &mpsc::Sender<v1::LiveRequest>,
         receiver: mpsc::Receiver<v1::LiveRequest>,
     ) -> Result<Streaming<v1::LiveReply>, SendError> {
-        let mut client = connect(&self.config).await?;
+        let mut client = self.connector.client().await?;
         let hello = live_request::Message::Hello(self.hello.clone());
         let greeting = v1::LiveRequest { message: Some(hello) };
         requests.send(greeting).await.map_err(|_closed| SendError::Closed)?;
