@@ -2,7 +2,7 @@
 //!
 //! A source is a [`Collector`] in a file of its own. Each runs on its own period in a task of its own, so a slow source delays only
 //! itself; a collection that takes longer than its period is not stacked up on, the periods in between are skipped.
-//! No collector costs etcd a raft entry or a sync ([`status`] says how).
+//! No collector costs etcd a raft entry or a sync ([`etcdmon_etcd`] says how).
 
 use std::future::Future;
 use std::time::Duration;
@@ -14,15 +14,12 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Reading;
 use crate::hub::Note;
 
+pub mod address;
 pub mod disk;
-pub mod endpoint;
-pub mod exposition;
 pub mod member;
 pub mod node;
 pub mod process;
 mod procfile;
-pub mod scrape;
-pub mod status;
 
 /// Spread of the first collection, so that several members of a node are not asked at the same instant.
 const PHASE_SPREAD_MS: u64 = 120;

@@ -14,6 +14,7 @@ mod procfs;
 pub mod wal;
 
 pub use container::Placement;
+pub use etcdmon_etcd::TlsFiles;
 pub use flags::Options;
 pub use procfs::{ProcFs, Stat};
 pub use wal::MemberIdentity;
@@ -33,17 +34,6 @@ pub struct ProcessId {
     pub pid: u32,
     /// Field 22 of `/proc/PID/stat`, in clock ticks since boot.
     pub start_ticks: u64,
-}
-
-/// Files for one of etcd's TLS sides, as this process can open them.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// Certificate chain.
-    pub cert: Option<PathBuf>,
-    /// Private key.
-    pub key: Option<PathBuf>,
-    /// Authorities that sign the clients' certificates; by convention also etcd's own.
-    pub ca: Option<PathBuf>,
 }
 
 /// An etcd process and all that is known about it without asking it.

@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use etcdmon_etcd::Gauges;
+use etcdmon_etcd::status::Status;
 use etcdmon_proto::v1;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Reading, SECOND_NS};
-use crate::collect::member::Gauges;
-use crate::collect::status::Status;
 use crate::discover::{EtcdProcess, MemberIdentity, ProcessId};
 use crate::encode::{Account, Builder, Roster, Sampling, wire_process};
 use crate::fact::{Blind, Event, Fact, Lost};

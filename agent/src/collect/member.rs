@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use etcdmon_etcd::Gauges;
+use etcdmon_etcd::exposition::Table;
+use etcdmon_etcd::scrape::Scraper;
+use etcdmon_etcd::status::{Status, StatusClient};
 use etcdmon_service::logging::ErrorChain;
 
-use super::endpoint::{Endpoint, identities};
-use super::exposition::Table;
-use super::scrape::Scraper;
-use super::status::{Status, StatusClient};
-use super::{CollectError, Collector};
+use super::{CollectError, Collector, address};
 use crate::clock::Reading;
 use crate::discover::{EtcdProcess, ProcessId, TlsFiles};
 use crate::fact::{Fact, Lost, Samples};
@@ -17,50 +17,6 @@ use crate::probe::ProbeHandle;
 
 /// The member list changes rarely: it is asked for on every so many collections.
 const MEMBERS_EVERY: u64 = 10;
-
-/// Gauges and counters of `/metrics` that the live stream carries, and etcd's own count of WAL syncs.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Gauges {
-    /// `etcd_server_has_leader`.
-    pub has_leader: bool,
-    /// `etcd_server_is_leader`.
-    pub is_leader: bool,
-    /// `etcd_server_is_learner`.
-    pub is_learner: bool,
-    /// `etcd_server_leader_changes_seen_total`.
-    pub leader_changes: u64,
-    /// `etcd_server_proposals_pending`.
-    pub proposals_pending: u64,
-    /// `etcd_server_proposals_failed_total`.
-    pub proposals_failed: u64,
-    /// `etcd_mvcc_db_total_size_in_bytes`.
-    pub db_size: u64,
-    /// `etcd_mvcc_db_total_size_in_use_in_bytes`.
-    pub db_in_use: u64,
-    /// `etcd_server_quota_backend_bytes`.
-    pub quota: u64,
-    /// `etcd_disk_wal_fsync_duration_seconds_count`.
-    pub wal_syncs: Option<u64>,
-}
-
-impl Gauges {
-    fn watch(&mut self, name: &str, value: f64) {
-        let number = value.max(0.0) as u64;
-        match name {
-            "etcd_server_has_leader" => self.has_leader = number == 1,
-            "etcd_server_is_leader" => self.is_leader = number == 1,
-            "etcd_server_is_learner" => self.is_learner = number == 1,
-            "etcd_server_leader_changes_seen_total" => self.leader_changes = number,
-            "etcd_server_proposals_pending" => self.proposals_pending = number,
-            "etcd_server_proposals_failed_total" => self.proposals_failed = number,
-            "etcd_mvcc_db_total_size_in_bytes" => self.db_size = number,
-            "etcd_mvcc_db_total_size_in_use_in_bytes" => self.db_in_use = number,
-            "etcd_server_quota_backend_bytes" => self.quota = number,
-            "etcd_disk_wal_fsync_duration_seconds_count" => self.wal_syncs = Some(number),
-            _ => {}
-        }
-    }
-}
 
 /// Scrapes one member's `/metrics`.
 #[derive(Debug)]
@@ -76,8 +32,8 @@ impl MetricsCollector {
     /// For a process, with the certificates of the settings if there are any.
     /// `probe` tells what was counted in the kernel at the moment of a scrape.
     pub fn new(process: &EtcdProcess, configured: &TlsFiles, period: Duration, probe: ProbeHandle) -> Self {
-        let scraper = Endpoint::of_metrics(process)
-            .map(|endpoint| Scraper::new(endpoint, identities(process, configured)))
+        let scraper = address::of_metrics(process)
+            .map(|endpoint| Scraper::new(endpoint, address::access(process, configured)))
             .map_err(|error| error.to_string());
         Self { id: process.id, period, scraper, table: Table::default(), probe }
     }
@@ -137,8 +93,8 @@ pub struct StatusCollector {
 impl StatusCollector {
     /// For a process, with the certificates of the settings if there are any.
     pub fn new(process: &EtcdProcess, configured: &TlsFiles, period: Duration) -> Self {
-        let client = Endpoint::of_client(process)
-            .map(|endpoint| StatusClient::new(endpoint, identities(process, configured)))
+        let client = address::of_client(process)
+            .map(|endpoint| StatusClient::new(endpoint, address::access(process, configured)))
             .map_err(|error| error.to_string());
         Self { id: process.id, period, client, round: 0 }
     }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use etcdmon_etcd::Gauges;
+use etcdmon_etcd::status::Status;
 use etcdmon_histogram::BUCKETS;
 use etcdmon_proto::v1;
 
 use super::blind::Question;
 use crate::clock::{Reading, SECOND_NS};
-use crate::collect::member::Gauges;
-use crate::collect::status::Status;
 use crate::discover::{EtcdProcess, MemberIdentity};
 use crate::encode::wire_process;
 use crate::fact::{Fact, SyncSecond};

@@ -1,4 +1,4 @@
-//! `Maintenance.Status` and `Cluster.MemberList` of the local member.
+//! `Maintenance.Status` and `Cluster.MemberList` of one member.
 //!
 //! Nothing here goes through raft: Status answers from the member's own memory, and MemberList is asked with
 //! `linearizable = false` (its default; 3.4 has no such field and always answers locally). `Maintenance.Alarm`, even to read,
@@ -14,11 +14,11 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic_prost::ProstCodec;
 
-use super::endpoint::{self, Endpoint, EndpointError};
-use super::scrape::tls_for;
-use crate::discover::TlsFiles;
+use crate::USER_AGENT;
+use crate::endpoint::{self, Endpoint, EndpointError};
+use crate::tls::Access;
 
-/// Time for one call, connecting included.
+/// Time for one call, connecting included, unless said otherwise.
 pub const CALL_TIMEOUT: Duration = Duration::from_millis(900);
 
 /// Largest answer. A member list of hundreds of members is far below.
@@ -48,10 +48,12 @@ pub enum StatusError {
         status: Box<tonic::Status>,
     },
     /// No answer in time.
-    #[error("{method} did not answer within {} ms", CALL_TIMEOUT.as_millis())]
+    #[error("{method} did not answer within {} ms", .after.as_millis())]
     Timeout {
         /// The call.
         method: &'static str,
+        /// How long it was waited for.
+        after: Duration,
     },
 }
 
@@ -137,15 +139,22 @@ struct EtcdMember {
 #[derive(Debug)]
 pub struct StatusClient {
     endpoint: Endpoint,
-    identities: Vec<TlsFiles>,
-    next_identity: usize,
+    access: Access,
+    timeout: Duration,
+    attempt: usize,
     channel: Option<Channel>,
 }
 
 impl StatusClient {
-    /// For an endpoint, with the certificates to try.
-    pub const fn new(endpoint: Endpoint, identities: Vec<TlsFiles>) -> Self {
-        Self { endpoint, identities, next_identity: 0, channel: None }
+    /// For an endpoint, with what it is talked to.
+    pub const fn new(endpoint: Endpoint, access: Access) -> Self {
+        Self { endpoint, access, timeout: CALL_TIMEOUT, attempt: 0, channel: None }
+    }
+
+    /// With another time for one call.
+    pub const fn within(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
     }
 
     /// The member's own view of itself.
@@ -176,8 +185,8 @@ impl StatusClient {
     where
         A: Message + Default + 'static,
     {
-        let attempt = tokio::time::timeout(CALL_TIMEOUT, self.try_call(method, path)).await;
-        let outcome = attempt.unwrap_or(Err(StatusError::Timeout { method }));
+        let attempt = tokio::time::timeout(self.timeout, self.try_call(method, path)).await;
+        let outcome = attempt.unwrap_or(Err(StatusError::Timeout { method, after: self.timeout }));
         // An answer, even a refusal, shows that the connection is good.
         let keep = match &outcome {
             Ok(_) => true,
@@ -186,7 +195,7 @@ impl StatusClient {
         };
         if !keep {
             self.channel = None;
-            self.next_identity += 1;
+            self.attempt += 1;
         }
         outcome
     }
@@ -211,13 +220,13 @@ impl StatusClient {
     }
 
     async fn connect(&self, method: &'static str) -> Result<Channel, StatusError> {
-        let tls = tls_for(&self.endpoint, &self.identities, self.next_identity, b"h2")?;
+        let tls = self.access.for_attempt(&self.endpoint, self.attempt, b"h2")?;
         let endpoint = self.endpoint.clone();
         // TLS is the connector's business: the URI stays http, or tonic would ask for settings of its own.
         let uri = format!("http://{}", self.endpoint.authority());
         let builder = Channel::from_shared(uri)
             .map_err(|_invalid| EndpointError::NoUrl(vec![self.endpoint.to_string()]))?
-            .user_agent(concat!("etcd-monitor-agent/", env!("CARGO_PKG_VERSION")))
+            .user_agent(USER_AGENT)
             .map_err(|source| StatusError::Connect { method, source })?;
         builder
             .connect_with_connector(tower::service_fn(move |_uri| {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use etcdmon_proto::v1::MetricType;
 
-use crate::fact::Series;
+use crate::series::Series;
 
 /// Families that are kept, by prefix of their name.
 const KEPT: &[&str] = &["etcd_", "grpc_server_", "process_", "go_gc", "os_fd_"];

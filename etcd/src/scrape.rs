@@ -1,6 +1,5 @@
 //! etcd's own `/metrics`, over one kept connection.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,12 +7,13 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 
-use super::endpoint::{self, Endpoint, EndpointError};
-use crate::discover::TlsFiles;
+use crate::USER_AGENT;
+use crate::endpoint::{self, Endpoint, EndpointError};
+use crate::tls::Access;
 
-/// Time for connecting, and for one scrape. Below the period, so that a slow etcd never has two at once.
+/// Time for one scrape, connecting included, unless said otherwise. Below the period of a second, so that a slow etcd
+/// never has two at once.
 pub const SCRAPE_TIMEOUT: Duration = Duration::from_millis(900);
 
 /// Most bytes of a page. etcd writes about 150 KiB.
@@ -38,23 +38,30 @@ pub enum ScrapeError {
     #[error("page of /metrics is not UTF-8")]
     Text,
     /// No answer in time.
-    #[error("/metrics did not answer within {} ms", SCRAPE_TIMEOUT.as_millis())]
-    Timeout,
+    #[error("/metrics did not answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
 }
 
 /// Scrapes one member.
 #[derive(Debug)]
 pub struct Scraper {
     endpoint: Endpoint,
-    identities: Vec<TlsFiles>,
-    next_identity: usize,
+    access: Access,
+    timeout: Duration,
+    attempt: usize,
     connection: Option<SendRequest<Empty<Bytes>>>,
 }
 
 impl Scraper {
-    /// For an endpoint, with the certificates to try.
-    pub const fn new(endpoint: Endpoint, identities: Vec<TlsFiles>) -> Self {
-        Self { endpoint, identities, next_identity: 0, connection: None }
+    /// For an endpoint, with what it is talked to.
+    pub const fn new(endpoint: Endpoint, access: Access) -> Self {
+        Self { endpoint, access, timeout: SCRAPE_TIMEOUT, attempt: 0, connection: None }
+    }
+
+    /// With another time for one scrape.
+    pub const fn within(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
     }
 
     /// One page, and what `at_head` yields: it is called when the first bytes arrive, which is just after etcd read its
@@ -63,11 +70,11 @@ impl Scraper {
     /// # Errors
     /// When it does not come in full and in time.
     pub async fn page<T>(&mut self, at_head: impl FnOnce() -> T) -> Result<(String, T), ScrapeError> {
-        let attempt = tokio::time::timeout(SCRAPE_TIMEOUT, self.try_page(at_head)).await;
-        let outcome = attempt.unwrap_or(Err(ScrapeError::Timeout));
+        let attempt = tokio::time::timeout(self.timeout, self.try_page(at_head)).await;
+        let outcome = attempt.unwrap_or(Err(ScrapeError::Timeout(self.timeout)));
         if outcome.is_err() {
             self.connection = None;
-            self.next_identity += 1;
+            self.attempt += 1;
         }
         outcome
     }
@@ -80,7 +87,7 @@ impl Scraper {
         connection.ready().await.map_err(ScrapeError::Http)?;
         let request = Request::get("/metrics")
             .header(header::HOST, self.endpoint.authority())
-            .header(header::USER_AGENT, concat!("etcd-monitor-agent/", env!("CARGO_PKG_VERSION")))
+            .header(header::USER_AGENT, USER_AGENT)
             .body(Empty::new())
             .expect("path and headers are well-formed");
         let response = connection.send_request(request).await.map_err(ScrapeError::Http)?;
@@ -96,7 +103,7 @@ impl Scraper {
     }
 
     async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>, ScrapeError> {
-        let tls = tls_for(&self.endpoint, &self.identities, self.next_identity, b"http/1.1")?;
+        let tls = self.access.for_attempt(&self.endpoint, self.attempt, b"http/1.1")?;
         let stream = endpoint::connect(&self.endpoint, tls).await?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(ScrapeError::Http)?;
         tokio::spawn(async move {
@@ -106,22 +113,4 @@ impl Scraper {
         });
         Ok(sender)
     }
-}
-
-/// TLS settings of the attempt with this number; read anew each time, so renewed certificates are picked up.
-///
-/// # Errors
-/// When a file does not read.
-pub fn tls_for(
-    endpoint: &Endpoint,
-    identities: &[TlsFiles],
-    attempt: usize,
-    protocol: &[u8],
-) -> Result<Option<Arc<ClientConfig>>, EndpointError> {
-    if !endpoint.tls {
-        return Ok(None);
-    }
-    let none = TlsFiles::default();
-    let files = if identities.is_empty() { &none } else { &identities[attempt % identities.len()] };
-    Ok(Some(Arc::new(endpoint::tls_config(files, protocol)?)))
 }
