@@ -13,6 +13,7 @@
 //! | [`etcd`], [`load`] | clusters of any version; bounded puts |
 //! | [`node`], [`api`] | agents and the aggregator as their users run them |
 //! | [`oracle`], [`metrics`] | `perf stat` and etcd's own counters |
+//! | [`simulate`] | many agents from one process, whose every byte is known |
 //! | [`receiver`] | a webhook receiver that can be down, hang or fail |
 //! | [`stand`], [`suite`] | all of it together; what every suite does around its tests |
 //! | [`up`], [`bench`] | what `etcdmon-lab` runs |
@@ -30,6 +31,7 @@ pub mod oracle;
 pub mod place;
 pub mod process;
 pub mod receiver;
+pub mod simulate;
 pub mod slow;
 pub mod stand;
 pub mod suite;

@@ -1,10 +1,11 @@
 //! `etcdmon-lab`: the product on a real cluster to look at or as a proof, and what the agent costs.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use etcdmon_tests::etcd::Cluster;
-use etcdmon_tests::{bench, up};
+use etcdmon_tests::{bench, simulate, up};
 
 #[derive(Parser)]
 #[command(name = "etcdmon-lab", about = "Real etcd clusters, faults and oracles for etcd-monitor")]
@@ -42,6 +43,24 @@ enum Command {
         #[arg(long, default_value_t = 40)]
         rate: u32,
     },
+    /// Sends what many agents would send, then checks that all of it is stored once
+    Simulate {
+        /// Agents, each with one member
+        #[arg(long, default_value_t = 100)]
+        agents: usize,
+        /// Series of each agent, sampled once a second
+        #[arg(long, default_value_t = 1_300)]
+        series: u32,
+        /// How long
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Send to a running aggregator instead of one of our own: its address for agents
+        #[arg(long, requires = "api")]
+        ingest: Option<String>,
+        /// Address of that aggregator's API
+        #[arg(long, requires = "ingest")]
+        api: Option<String>,
+    },
     /// Measures; the last line is one JSON object
     Bench {
         #[command(subcommand)]
@@ -76,6 +95,12 @@ fn main() -> ExitCode {
             Command::Cluster { members, version, tls, rate } => {
                 let builder = Cluster::builder("etcd").members(members).tls(tls);
                 up::cluster(version.iter().fold(builder, |builder, version| builder.version(version)), rate)
+                    .await
+            }
+            Command::Simulate { agents, series, seconds, ingest, api } => {
+                let plan = simulate::Plan { agents, series, ..simulate::Plan::default() };
+                let time = Duration::from_secs(seconds);
+                simulate::command::run(simulate::command::Options { plan, time, target: ingest.zip(api) })
                     .await
             }
             Command::Bench { bench: Bench::Overhead { slots } } => bench::overhead(slots).await,
