@@ -8,6 +8,7 @@ use clap::ArgMatches;
 use etcdmon_service::logging::Format;
 use etcdmon_service::settings::{ByteSize, Faults, Millis, Schema, Setting, Settings};
 
+use crate::allow::AllowList;
 use crate::discover::TlsFiles;
 use crate::encode::Sampling;
 use crate::spool::Limits;
@@ -86,6 +87,13 @@ pub const SCHEMA: Schema = Schema {
             "",
             "Authority of etcd's certificates, in place of what its flags name",
         ),
+        Setting::new(
+            "commands.allow",
+            "NAME",
+            "",
+            "What the aggregator may ask of this node, such as snapshot; empty = nothing",
+        )
+        .list(),
         Setting::new("log.format", "FORMAT", "text", "text or json"),
         Setting::new("log.filter", "FILTER", "info", "What is logged, such as info,etcdmon_agent=debug"),
     ],
@@ -125,6 +133,8 @@ pub struct Config {
     pub write_period: Duration,
     /// Room for batches.
     pub spool: Limits,
+    /// What the aggregator may ask of this node.
+    pub allowed_commands: AllowList,
     /// Certificates for etcd.
     pub etcd_tls: TlsFiles,
     /// How log lines look.
@@ -182,6 +192,7 @@ impl Config {
                 disk_bytes: settings.read::<ByteSize>("spool.max-bytes").0,
                 ram_bytes: settings.read::<ByteSize>("spool.ram-bytes").0,
             },
+            allowed_commands: AllowList::new(settings.list("commands.allow")),
             etcd_tls: tls(settings, "etcd.ca-file", "etcd.cert-file", "etcd.key-file"),
             log_format: settings.read("log.format"),
             log_filter: settings.read("log.filter"),
@@ -289,6 +300,15 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} not in {text}");
         }
+    }
+
+    #[test]
+    fn commands_are_allowed_by_known_names_only() {
+        let config =
+            load(&["--commands-allow", "snapshot", "--commands-allow", "defrag"], &[]).expect("good");
+        assert_eq!(config.allowed_commands.names(), ["defrag", "snapshot"]);
+        let faults = load(&["--commands-allow", "reboot"], &[]).expect_err("unknown").to_string();
+        assert!(faults.contains("commands.allow: \"reboot\" is not a command"), "{faults}");
     }
 
     #[test]

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub mod admin;
+pub mod allow;
 pub mod clock;
 pub mod collect;
 pub mod config;
@@ -197,7 +198,7 @@ impl Agent {
         );
         let senders = TaskTracker::new();
         senders.spawn(page.serve(self.admin, stop_admin.clone()));
-        let hello = send::hello(self.agent_id, self.epoch, self.boot_id);
+        let hello = send::hello(self.agent_id, self.epoch, self.boot_id, &self.config.allowed_commands);
         let connector = Connector::new(self.config.aggregator.clone());
         let batches = BatchSender::new(
             connector.clone(),

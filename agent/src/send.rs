@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use etcdmon_proto::{PROTOCOL, v1};
 
+use crate::allow::AllowList;
 use crate::connect::{CONNECT_TIMEOUT, ConnectError};
 
 pub mod batches;
@@ -44,7 +45,7 @@ pub enum SendError {
 }
 
 /// The greeting of both streams.
-pub fn hello(agent_id: [u8; 16], epoch: [u8; 16], boot_id: [u8; 16]) -> v1::Hello {
+pub fn hello(agent_id: [u8; 16], epoch: [u8; 16], boot_id: [u8; 16], allowed: &AllowList) -> v1::Hello {
     let node_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     v1::Hello {
         agent_id: agent_id.to_vec(),
@@ -54,6 +55,7 @@ pub fn hello(agent_id: [u8; 16], epoch: [u8; 16], boot_id: [u8; 16]) -> v1::Hell
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         node_name: node_name.trim().to_owned(),
         boot_id: boot_id.to_vec(),
+        allowed_commands: allowed.names(),
     }
 }
 

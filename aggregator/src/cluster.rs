@@ -42,6 +42,8 @@ pub struct LiveMessage<'a> {
     pub version: &'a str,
     /// The agent's host name, for people.
     pub node: &'a str,
+    /// Commands that the agent's node allows.
+    pub allowed_commands: &'a [String],
     /// The message.
     pub live: &'a v1::Live,
 }
@@ -53,6 +55,8 @@ pub struct Agent {
     pub node: String,
     /// Its version, for people.
     pub version: String,
+    /// Commands that its node allows.
+    pub allowed_commands: Vec<String>,
     /// The epoch of its present process, as hexadecimal digits.
     pub epoch: String,
     /// First message of this epoch.
@@ -240,6 +244,7 @@ impl Model {
         let agent = Agent {
             node: message.node.to_owned(),
             version: message.version.to_owned(),
+            allowed_commands: message.allowed_commands.to_vec(),
             epoch_since: same_epoch.map_or(at, |agent| agent.epoch_since),
             last_seen: at,
             number: live.number,

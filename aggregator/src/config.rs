@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use etcdmon_service::logging::Format;
+use etcdmon_service::secret::Secret;
 use etcdmon_service::settings::{ByteSize, Faults, Millis, Schema, Setting, Settings, Source};
 
 use crate::notify::channel::Webhook;
@@ -48,28 +49,6 @@ const LEAST_MEMORY: u64 = 256 << 20;
 
 /// Bounds of the batch interval.
 const BATCH_INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
-
-/// A value that is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a value.
-    pub fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
-    }
-
-    /// The value, for its one legitimate use.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("***")
-    }
-}
 
 /// Where telemetry is stored.
 #[derive(Debug, Clone)]
@@ -189,7 +168,7 @@ fn token(settings: &mut Settings) -> Option<Secret> {
             format!("the token needs at least {SHORTEST_TOKEN} printable ASCII characters, without spaces"),
         );
     }
-    Some(Secret(text))
+    Some(Secret::new(text))
 }
 
 fn secret_file(settings: &mut Settings, key: &'static str, path: &Path) -> Option<String> {
@@ -230,7 +209,7 @@ fn clickhouse(settings: &mut Settings) -> ClickHouse {
     let password = password_file
         .and_then(|path| secret_file(settings, "clickhouse.password-file", &path))
         .unwrap_or_default();
-    ClickHouse::External { url, user: user.unwrap_or_default(), password: Secret(password) }
+    ClickHouse::External { url, user: user.unwrap_or_default(), password: Secret::new(password) }
 }
 
 fn database(settings: &mut Settings) -> String {

@@ -113,6 +113,7 @@ impl Evaluation {
             agent: fact.agent,
             version: &fact.hello.version,
             node: &fact.hello.node,
+            allowed_commands: &fact.hello.allowed_commands,
             live: &fact.live,
         };
         let applied = self.model.apply(at, message, |etcd_id| registry.cluster_of(etcd_id));

@@ -184,6 +184,9 @@ pub struct AgentView {
     pub clock_offset_ms: i64,
     /// Live messages of this epoch that never arrived.
     pub live_lost: u64,
+    /// Commands that the settings of its node allow; whatever is not among them the node refuses.
+    #[serde(default)]
+    pub allowed_commands: Vec<String>,
 }
 
 /// An alert.
@@ -366,6 +369,7 @@ impl Maker<'_> {
             epoch: agent.epoch.clone(),
             clock_offset_ms: agent.clock_offset_ns / 1_000_000,
             live_lost: agent.lost,
+            allowed_commands: agent.allowed_commands.clone(),
         };
         self.model.agents().map(view).collect()
     }

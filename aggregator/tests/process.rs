@@ -185,6 +185,7 @@ async fn without_clickhouse_it_is_ready_says_so_and_answers_what_it_can() {
         (&agents["agents"][0]["node"], &agents["agents"][0]["alive"]),
         (&"node1".into(), &true.into())
     );
+    assert_eq!(agents["agents"][0]["allowed_commands"], serde_json::json!(["snapshot"]));
     program.stop().await;
 }
 

@@ -60,6 +60,7 @@ fn hello(agent: &Agent) -> v1::Hello {
         agent_version: "test".to_owned(),
         node_name: "node".to_owned(),
         boot_id: vec![3; 16],
+        ..Default::default()
     }
 }
 

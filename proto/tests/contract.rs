@@ -17,7 +17,8 @@ fn updating() -> bool {
 
 fn descriptors() -> FileDescriptorSet {
     let root = crate_dir().join("proto");
-    let files = ["etcdmon/v1/ingest.proto", "etcdmon/v1/batch.proto"].map(|file| root.join(file));
+    let files =
+        ["ingest.proto", "batch.proto", "enrolment.proto"].map(|file| root.join("etcdmon/v1").join(file));
     protox::compile(files, [root]).expect("the .proto files compile")
 }
 

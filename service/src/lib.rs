@@ -4,10 +4,12 @@
 //! - [`logging`]: tracing to standard error, and errors with their whole chain of causes;
 //! - [`shutdown`]: one cancellation token for a graceful end, a second signal ends at once;
 //! - [`backoff`]: growing pauses with jitter;
-//! - [`process`]: ready file, panic counter, TLS provider.
+//! - [`process`]: ready file, panic counter, TLS provider;
+//! - [`secret`]: values that never show in logs.
 
 pub mod backoff;
 pub mod logging;
 pub mod process;
+pub mod secret;
 pub mod settings;
 pub mod shutdown;

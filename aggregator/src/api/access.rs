@@ -8,11 +8,11 @@ use axum::http::header::{AUTHORIZATION, HOST};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use etcdmon_service::secret::Secret;
 use sha2::{Digest as _, Sha256};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 
 use super::Problem;
-use crate::config::Secret;
 
 /// Paths that need no token: probes have none, and they tell nothing about clusters.
 const OPEN: [&str; 2] = ["/healthz", "/readyz"];

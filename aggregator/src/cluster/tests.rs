@@ -39,7 +39,11 @@ fn send_epoch(
     members: Vec<v1::LiveMember>,
 ) -> Applied {
     let live = v1::Live { epoch: vec![epoch; 16], number, members, ..Default::default() };
-    model.apply(at, LiveMessage { agent, version: "1", node: "n", live: &live }, |_| CLUSTER)
+    model.apply(
+        at,
+        LiveMessage { agent, version: "1", node: "n", allowed_commands: &[], live: &live },
+        |_| CLUSTER,
+    )
 }
 
 fn health(model: &Model, now: At, member: u64) -> &'static str {
@@ -212,7 +216,11 @@ fn the_agents_clock_is_compared_with_ours() {
         wall_minus_mono_ns: at(3).nanos() - 5_000,
         ..Default::default()
     };
-    model.apply(at(1), LiveMessage { agent: AGENT_1, version: "", node: "", live: &live }, |_| CLUSTER);
+    model.apply(
+        at(1),
+        LiveMessage { agent: AGENT_1, version: "", node: "", allowed_commands: &[], live: &live },
+        |_| CLUSTER,
+    );
     assert_eq!(model.agents().next().unwrap().1.clock_offset_ns, 2_000_000_000);
 }
 

@@ -125,6 +125,6 @@ fn an_external_server_takes_user_and_password_file() {
     )
     .unwrap();
     let ClickHouse::External { url, user, password } = config.clickhouse else { panic!("external") };
-    assert_eq!((url.as_str(), user.as_str(), password.reveal()), ("https://ch:8443", "u", "geheim"));
+    assert_eq!((url.as_str(), user.as_str(), password.reveal().as_str()), ("https://ch:8443", "u", "geheim"));
     assert!(faults(&["--clickhouse-url", "ch:8443"], &[]).contains("clickhouse.url: is not an http"));
 }

@@ -13,6 +13,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest version or node name that is kept, in bytes.
 const MAX_NAME_BYTES: usize = 256;
 
+/// Most commands that are kept of those an agent allows.
+const MAX_COMMANDS: usize = 64;
+
 /// What an agent said of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HelloFacts {
@@ -26,6 +29,8 @@ pub struct HelloFacts {
     pub version: String,
     /// Host name as the agent sees it, for people.
     pub node: String,
+    /// Commands that the node allows.
+    pub allowed_commands: Vec<String>,
 }
 
 /// A message that may be a Hello.
@@ -87,6 +92,7 @@ pub fn check(hello: v1::Hello) -> Result<HelloFacts, Status> {
         boot: if hello.boot_id.is_empty() { Uuid::nil() } else { id("boot_id", &hello.boot_id)? },
         version: shortened(hello.agent_version),
         node: shortened(hello.node_name),
+        allowed_commands: hello.allowed_commands.into_iter().take(MAX_COMMANDS).map(shortened).collect(),
     })
 }
 

@@ -11,6 +11,7 @@ fn hello() -> v1::Hello {
         agent_version: "0.1.0".to_owned(),
         node_name: "node".to_owned(),
         boot_id: vec![3; 16],
+        ..Default::default()
     }
 }
 

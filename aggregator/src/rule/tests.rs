@@ -193,7 +193,7 @@ impl Script {
         let node = format!("node{id}");
         run.model.apply(
             at(second * 1_000),
-            LiveMessage { agent, version: "1", node: &node, live: &message },
+            LiveMessage { agent, version: "1", node: &node, allowed_commands: &[], live: &message },
             |etcd| if etcd == ETCD_CLUSTER { CLUSTER } else { Uuid::nil() },
         );
     }

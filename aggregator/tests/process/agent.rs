@@ -77,6 +77,7 @@ impl Agent {
             agent_version: "test".to_owned(),
             node_name: format!("node{number}"),
             boot_id: vec![9; 16],
+            allowed_commands: vec!["snapshot".to_owned()],
         };
         let message = Some(v1::live_request::Message::Hello(hello));
         requests.send(v1::LiveRequest { message }).await.unwrap();

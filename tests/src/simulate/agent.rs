@@ -288,6 +288,7 @@ fn hello(content: &Content) -> v1::Hello {
         agent_version: "simulated".to_owned(),
         node_name: content.member().name,
         boot_id: content.boot_id().to_vec(),
+        ..v1::Hello::default()
     }
 }
 
