@@ -119,8 +119,12 @@ pub struct MemberView {
     pub name: String,
     /// Whether its process runs; null while nobody alive reports it.
     pub running: Option<bool>,
-    /// `healthy`, `unresponsive`, `down` or `unknown`.
+    /// `healthy`, `unresponsive`, `down`, `unknown`, or `unreachable`: it can't be asked from here, but its peers are
+    /// connected with it.
     pub health: String,
+    /// Where this comes from: `agent` = an agent on the member's node, `agentless` = the aggregator asks it over the
+    /// network, and `degraded` says what that lacks; null while nobody ever reported it.
+    pub source: Option<String>,
     /// Whether it says that it leads.
     pub is_leader: bool,
     /// Whether it is a learner, without a vote.
@@ -141,7 +145,7 @@ pub struct MemberView {
     pub quota_bytes: u64,
     /// Agent that reports it; null when none ever did.
     pub agent: Option<Uuid>,
-    /// Host name of that agent.
+    /// Host name of that agent; null when the member is watched without one.
     pub node: Option<String>,
     /// Last report.
     pub last_seen: Option<DateTime<Utc>>,
@@ -322,6 +326,7 @@ impl Maker<'_> {
         let health = self.model.health(self.at, cluster, id).unwrap_or(Health::Unknown { since: None });
         let report = self.model.report(self.at, cluster, id);
         let agent = report.and_then(|(agent, _)| self.model.agents().find(|(id, _)| *id == agent));
+        let remote = report.is_some_and(|(_, report)| report.is_remote());
         let live = report.map(|(_, report)| report.live.clone()).unwrap_or_default();
         let identity = live.member.unwrap_or_default();
         MemberView {
@@ -329,10 +334,11 @@ impl Maker<'_> {
             name: member.name.clone(),
             running: match health {
                 Health::Unknown { .. } => None,
-                Health::Up | Health::Unresponsive { .. } => Some(true),
-                Health::Gone { .. } | Health::NotReported { .. } => Some(false),
+                Health::Up | Health::CutOff { .. } | Health::Unresponsive { .. } => Some(true),
+                Health::Gone { .. } | Health::Lost { .. } | Health::NotReported { .. } => Some(false),
             },
             health: health.name().to_owned(),
+            source: report.map(|_| if remote { "agentless" } else { "agent" }.to_owned()),
             is_leader: live.is_leader && health == Health::Up,
             is_learner: member.is_learner,
             version: if live.version.is_empty() { identity.version } else { live.version },
@@ -343,7 +349,7 @@ impl Maker<'_> {
             db_in_use_bytes: live.db_in_use_bytes,
             quota_bytes: live.quota_bytes,
             agent: report.map(|(agent, _)| agent),
-            node: agent.map(|(_, agent)| agent.node.clone()),
+            node: agent.filter(|_| !remote).map(|(_, agent)| agent.node.clone()),
             last_seen: report.map(|(_, report)| self.date(report.at)),
             scrape_ok: live.scrape_ok,
             scrape_error: live.scrape_error,

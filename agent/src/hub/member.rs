@@ -288,6 +288,7 @@ impl MemberState {
             version: status.version.clone(),
             errors: status.errors.clone(),
             peers: self.peers.clone(),
+            reach: v1::Reach::Unspecified.into(),
         }
     }
 }

@@ -30,6 +30,16 @@ pub enum Health {
         /// When that was first reported.
         since: At,
     },
+    /// Nobody sees the process: it does not answer over the network, and other evidence says that it is gone.
+    Lost {
+        /// When that was first reported.
+        since: At,
+    },
+    /// It does not answer over the network, but its peers are connected with it.
+    CutOff {
+        /// When that was first reported.
+        since: At,
+    },
     /// The agent is alive but no longer reports the member.
     NotReported {
         /// When it was first missing.
@@ -48,14 +58,18 @@ impl Health {
         match self {
             Self::Up => "healthy",
             Self::Unresponsive { .. } => "unresponsive",
-            Self::Gone { .. } | Self::NotReported { .. } => "down",
+            Self::Gone { .. } | Self::Lost { .. } | Self::NotReported { .. } => "down",
+            Self::CutOff { .. } => "unreachable",
             Self::Unknown { .. } => "unknown",
         }
     }
 
     /// Whether somebody alive says that the member does not serve.
     pub const fn is_down(self) -> bool {
-        matches!(self, Self::Gone { .. } | Self::NotReported { .. } | Self::Unresponsive { .. })
+        matches!(
+            self,
+            Self::Gone { .. } | Self::Lost { .. } | Self::NotReported { .. } | Self::Unresponsive { .. }
+        )
     }
 }
 
@@ -66,7 +80,7 @@ pub struct Report {
     pub at: At,
     /// The member as last reported; `syncs` and `peers` are kept elsewhere and empty here.
     pub live: v1::LiveMember,
-    /// Since when `live.running` has its value.
+    /// Since when `live.running` and `live.reach` have their values.
     running_since: At,
     /// Last message that said the process runs.
     last_running: Option<At>,
@@ -110,7 +124,7 @@ impl Member {
         let report = Report {
             at,
             running_since: known
-                .filter(|report| report.live.running == live.running)
+                .filter(|report| (report.live.running, report.live.reach) == (live.running, live.reach))
                 .map_or(at, |report| report.running_since),
             last_running: if live.running { Some(at) } else { known.and_then(|report| report.last_running) },
             last_answer: if live.scrape_ok {
@@ -145,16 +159,25 @@ impl Member {
     }
 
     /// The agent to believe: of those that are alive and see the process run the one that does so longest, else the
-    /// one that saw it run last.
+    /// one that saw it run last. An agent on the member's node is believed before what was learnt over the network.
     pub fn owner(&self, alive: Alive<'_>) -> Option<Uuid> {
         let running = self
             .reports
             .iter()
             .filter(|(agent, report)| report.live.running && report.missing_since.is_none() && alive(**agent))
-            .min_by_key(|(_, report)| report.running_since);
-        running
-            .or_else(|| self.reports.iter().max_by_key(|(_, report)| report.last_running))
-            .map(|(agent, _)| *agent)
+            .min_by_key(|(_, report)| (report.is_remote(), report.running_since));
+        if let Some((agent, _)) = running {
+            return Some(*agent);
+        }
+        let seen_last = |remote: bool| {
+            let of_kind = self.reports.iter().filter(move |(_, report)| report.is_remote() == remote);
+            of_kind.max_by_key(|(_, report)| report.last_running).map(|(agent, _)| *agent)
+        };
+        // An agent that fell silent says nothing; over the network something may still be known.
+        match (seen_last(false), seen_last(true)) {
+            (Some(agent), Some(remote)) if !alive(agent) && alive(remote) => Some(remote),
+            (agent, remote) => agent.or(remote),
+        }
     }
 
     /// The report to believe.
@@ -168,6 +191,12 @@ impl Member {
         let Some(report) = self.reports.get(&agent) else { return Health::Unknown { since: None } };
         if !alive(agent) {
             return Health::Unknown { since: Some(report.at) };
+        }
+        match report.live.reach() {
+            v1::Reach::Unknown => return Health::Unknown { since: Some(report.running_since) },
+            v1::Reach::CutOff => return Health::CutOff { since: report.running_since },
+            v1::Reach::Lost => return Health::Lost { since: report.running_since },
+            v1::Reach::Unspecified | v1::Reach::Answers => {}
         }
         if !report.live.running {
             return Health::Gone { since: report.running_since };
@@ -227,6 +256,11 @@ impl Member {
 }
 
 impl Report {
+    /// Whether it was learnt over the network alone, without an agent on the member's node.
+    pub fn is_remote(&self) -> bool {
+        self.live.reach() != v1::Reach::Unspecified
+    }
+
     /// The member as the agent described it.
     pub fn member(&self) -> Option<&v1::Member> {
         self.live.member.as_ref()

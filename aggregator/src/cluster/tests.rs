@@ -206,6 +206,46 @@ fn a_member_known_only_from_the_list_is_unknown() {
     assert!(!model.is_removed(at(60), CLUSTER, 3), "an old list proves nothing");
 }
 
+fn remote(id: u64, leader: u64, reach: v1::Reach) -> v1::LiveMember {
+    let answers = reach == v1::Reach::Answers;
+    v1::LiveMember { running: answers, scrape_ok: answers, reach: reach.into(), ..member(id, leader, 2) }
+}
+
+#[test]
+fn what_the_network_alone_shows_is_told_apart() {
+    for (reach, expected) in [
+        (v1::Reach::Answers, Health::Up),
+        (v1::Reach::CutOff, Health::CutOff { since: at(0) }),
+        (v1::Reach::Lost, Health::Lost { since: at(0) }),
+        (v1::Reach::Unknown, Health::Unknown { since: Some(at(0)) }),
+    ] {
+        let mut model = Model::default();
+        send(&mut model, at(0), AGENT_1, 1, vec![remote(1, 1, reach)]);
+        send(&mut model, at(1), AGENT_1, 2, vec![remote(1, 1, reach)]);
+        let health = model.health(at(1), CLUSTER, 1).unwrap();
+        assert_eq!(health, expected, "{reach:?}");
+        assert_eq!(health.is_down(), reach == v1::Reach::Lost);
+    }
+}
+
+#[test]
+fn an_agent_is_believed_before_what_the_network_alone_shows() {
+    let mut model = Model::default();
+    send(&mut model, at(0), AGENT_2, 1, vec![remote(1, 1, v1::Reach::Answers)]);
+    send(&mut model, at(1), AGENT_1, 1, vec![member(1, 1, 2)]);
+    assert_eq!(model.report(at(1), CLUSTER, 1).unwrap().0, AGENT_1, "although it came later");
+    send(&mut model, at(2), AGENT_2, 2, vec![remote(1, 1, v1::Reach::Lost)]);
+    assert_eq!(health(&model, at(2), 1), "healthy");
+    let gone = v1::LiveMember { running: false, scrape_ok: false, ..member(1, 1, 2) };
+    send(&mut model, at(3), AGENT_1, 2, vec![gone]);
+    send(&mut model, at(3), AGENT_2, 3, vec![remote(1, 1, v1::Reach::CutOff)]);
+    assert_eq!(health(&model, at(3), 1), "down", "its own node knows best");
+    send(&mut model, at(9), AGENT_2, 4, vec![remote(1, 1, v1::Reach::Unknown)]);
+    assert_eq!(model.report(at(9), CLUSTER, 1).unwrap().0, AGENT_2, "once the agent is silent");
+    send(&mut model, at(10), AGENT_2, 5, vec![remote(1, 1, v1::Reach::Answers)]);
+    assert_eq!(health(&model, at(10), 1), "healthy");
+}
+
 #[test]
 fn the_agents_clock_is_compared_with_ours() {
     let mut model = Model::default();

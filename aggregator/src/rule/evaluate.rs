@@ -109,6 +109,16 @@ impl Subject<'_> {
         self.model.health(self.at, self.id, member).unwrap_or(Health::Unknown { since: None })
     }
 
+    fn why_unknown(&self, member: u64) -> String {
+        let report = self.model.report(self.at, self.id, member).map(|(_, report)| report);
+        match report.filter(|report| report.is_remote()) {
+            Some(report) if !report.live.scrape_error.is_empty() => {
+                format!("it can't be asked: {}", report.live.scrape_error)
+            }
+            _ => "its agent is silent".to_owned(),
+        }
+    }
+
     fn no_leader(&self) -> Verdict {
         match self.model.leaderless(self.at, self.id) {
             Leaderless::No => Verdict::Fine,
@@ -142,8 +152,16 @@ impl Subject<'_> {
     fn member_down(&self, id: u64, member: &Member) -> Verdict {
         let (since, what) = match self.health(id) {
             Health::Up => return Verdict::Fine,
-            Health::Unknown { .. } => return Verdict::Unknown("its agent is silent".to_owned()),
+            Health::Unknown { .. } => return Verdict::Unknown(self.why_unknown(id)),
+            Health::CutOff { .. } => {
+                return Verdict::Unknown(
+                    "it can't be reached from here, but its peers are connected with it".to_owned(),
+                );
+            }
             Health::Gone { since } => (since, "its process is gone"),
+            Health::Lost { since } => {
+                (since, "it does not answer, and its peers have lost it or nobody listens")
+            }
             Health::NotReported { since } => (since, "its agent is alive but no longer finds it"),
             Health::Unresponsive { since } => (since, "its process runs but does not answer"),
         };
@@ -166,10 +184,10 @@ impl Subject<'_> {
 
     fn sync_latency(&self, condition: &SyncLatency, id: u64, member: &Member) -> Verdict {
         match self.health(id) {
-            Health::Unknown { .. } => return Verdict::Unknown("its agent is silent".to_owned()),
+            Health::Unknown { .. } => return Verdict::Unknown(self.why_unknown(id)),
             // What is down syncs nothing, and another rule speaks of that.
-            Health::Gone { .. } | Health::NotReported { .. } => return Verdict::Fine,
-            Health::Up | Health::Unresponsive { .. } => {}
+            Health::Gone { .. } | Health::Lost { .. } | Health::NotReported { .. } => return Verdict::Fine,
+            Health::Up | Health::CutOff { .. } | Health::Unresponsive { .. } => {}
         }
         let mut enough = false;
         for measure in &condition.any {
@@ -218,7 +236,8 @@ impl Subject<'_> {
 
     fn with_node(&self, evidence: Evidence, member: u64) -> Evidence {
         let node = self.model.report(self.at, self.id, member).and_then(|(agent, report)| {
-            let (_, agent) = self.model.agents().find(|(id, _)| *id == agent)?;
+            // Who asks over the network is not on the member's node.
+            let (_, agent) = self.model.agents().find(|(id, _)| *id == agent && !report.is_remote())?;
             Some((agent.node.clone(), report.live.is_leader))
         });
         match node {

@@ -227,6 +227,9 @@ pub struct LiveMember {
     /// Members of the cluster as this member knows them.
     #[prost(message, repeated, tag = "21")]
     pub peers: ::prost::alloc::vec::Vec<PeerMember>,
+    /// How far the member could be seen when no agent on its node reports it.
+    #[prost(enumeration = "Reach", tag = "30")]
+    pub reach: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LiveSyncs {
@@ -309,6 +312,48 @@ pub struct Process {
     /// Field 22 of /proc/PID/stat, in clock ticks since boot.
     #[prost(uint64, tag = "3")]
     pub start_ticks: u64,
+}
+/// What is known of a member that is asked over the network alone. Nobody sees its process then: what its peers say of it
+/// stands in for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Reach {
+    /// An agent on the member's node sees its process: `running` says all.
+    Unspecified = 0,
+    /// It answers.
+    Answers = 1,
+    /// It does not answer, but other members are connected with it: the way to it is broken, not the member.
+    CutOff = 2,
+    /// It does not answer, and what can still be asked says that it is gone: `scrape_error` has the evidence.
+    Lost = 3,
+    /// It does not answer, and nothing says why.
+    Unknown = 4,
+}
+impl Reach {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "REACH_UNSPECIFIED",
+            Self::Answers => "REACH_ANSWERS",
+            Self::CutOff => "REACH_CUT_OFF",
+            Self::Lost => "REACH_LOST",
+            Self::Unknown => "REACH_UNKNOWN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REACH_UNSPECIFIED" => Some(Self::Unspecified),
+            "REACH_ANSWERS" => Some(Self::Answers),
+            "REACH_CUT_OFF" => Some(Self::CutOff),
+            "REACH_LOST" => Some(Self::Lost),
+            "REACH_UNKNOWN" => Some(Self::Unknown),
+            _ => None,
+        }
+    }
 }
 /// Class of a file of etcd, told by its name and that of its directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
