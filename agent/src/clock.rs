@@ -59,6 +59,11 @@ pub fn mono_ns() -> u64 {
     clock_ns(libc::CLOCK_MONOTONIC).unsigned_abs()
 }
 
+/// CPU time that the calling thread has used.
+pub fn thread_cpu() -> Duration {
+    Duration::from_nanos(clock_ns(libc::CLOCK_THREAD_CPUTIME_ID).unsigned_abs())
+}
+
 /// Unix time at which a process began that the kernel says began `start_ticks` after boot.
 pub fn process_start_wall_ns(start_ticks: u64) -> i64 {
     let boot_ns = clock_ns(libc::CLOCK_REALTIME) - clock_ns(libc::CLOCK_BOOTTIME);

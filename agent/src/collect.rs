@@ -3,16 +3,22 @@
 //! A source is a [`Collector`] in a file of its own. Each runs on its own period in a task of its own, so a slow source delays only
 //! itself; a collection that takes longer than its period is not stacked up on, the periods in between are skipped.
 //! No collector costs etcd a raft entry or a sync ([`etcdmon_etcd`] says how).
+//! [`schedule`] measures what each costs and slows down what costs too much; [`sheet`] keeps what did not change from being sent.
+//!
+//! # What is missing is absent
+//! A file that is not there, not readable or of another form costs only the series that come from it: they are absent, never zero.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Reading;
+use crate::discover::{EtcdProcess, ProcFs};
 use crate::hub::Note;
+use crate::telemetry::Telemetry;
 
 pub mod address;
 pub mod disk;
@@ -20,12 +26,9 @@ pub mod member;
 pub mod node;
 pub mod process;
 mod procfile;
-
-/// Spread of the first collection, so that several members of a node are not asked at the same instant.
-const PHASE_SPREAD_MS: u64 = 120;
-
-/// After a second begins on the wall clock, collectors wait this long: the probes' snapshot goes first.
-const PHASE_AFTER_SECOND: Duration = Duration::from_millis(30);
+pub mod schedule;
+pub mod sheet;
+pub mod threads;
 
 /// Why a source yielded nothing.
 #[derive(Debug, thiserror::Error)]
@@ -62,34 +65,57 @@ pub trait Collector: Send {
     fn collect(&mut self, now: Reading) -> impl Future<Output = Result<Vec<Note>, CollectError>> + Send;
 }
 
-/// Runs a collector until it is cancelled.
-pub async fn run(mut collector: impl Collector, notes: mpsc::Sender<Note>, cancel: CancellationToken) {
-    let phase = PHASE_AFTER_SECOND + Duration::from_millis(rand::random_range(0..PHASE_SPREAD_MS));
-    let start = Instant::now() + Reading::now().until_next_second() + phase;
-    let mut ticks = tokio::time::interval_at(start, collector.period());
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut failing = false;
-    loop {
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        match collector.collect(Reading::now()).await {
-            Ok(collected) => {
-                failing = false;
-                for note in collected {
-                    if notes.send(note).await.is_err() {
-                        return;
-                    }
-                }
-            }
-            Err(CollectError::Gone) => {}
-            Err(error) => {
-                if !std::mem::replace(&mut failing, true) {
-                    let error = etcdmon_service::logging::ErrorChain(&error).to_string();
-                    tracing::warn!(collector = collector.name(), error, "collection failed");
-                }
-            }
-        }
+/// Period of each collector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Periods {
+    /// etcd's `/metrics`.
+    pub metrics: Duration,
+    /// Status and the member list.
+    pub status: Duration,
+    /// etcd's process.
+    pub process: Duration,
+    /// Its threads.
+    pub threads: Duration,
+    /// Its cgroup.
+    pub cgroup: Duration,
+    /// Its data and WAL directories.
+    pub disk: Duration,
+    /// CPU, memory and clock of the node.
+    pub node: Duration,
+    /// Interfaces and TCP of the node.
+    pub network: Duration,
+}
+
+/// Starts collectors, each in a task of its own.
+#[derive(Debug, Clone)]
+pub struct Collectors {
+    /// When each runs.
+    pub periods: Periods,
+    notes: mpsc::Sender<Note>,
+    telemetry: Arc<Telemetry>,
+}
+
+impl Collectors {
+    /// Collectors that tell `notes` what they found.
+    pub const fn new(periods: Periods, notes: mpsc::Sender<Note>, telemetry: Arc<Telemetry>) -> Self {
+        Self { periods, notes, telemetry }
+    }
+
+    /// Starts one, until `cancel`.
+    pub fn start(&self, collector: impl Collector + 'static, cancel: &CancellationToken) {
+        let (notes, telemetry) = (self.notes.clone(), Arc::clone(&self.telemetry));
+        tokio::spawn(schedule::run(collector, notes, telemetry, cancel.clone()));
+    }
+
+    /// Starts those that read what the kernel says of the node.
+    pub fn start_node(&self, cancel: &CancellationToken) {
+        self.start(node::NodeCollector::new(self.periods.node), cancel);
+    }
+
+    /// Starts those that read what the kernel says of an etcd process.
+    pub fn start_process(&self, proc: &ProcFs, process: &EtcdProcess, cancel: &CancellationToken) {
+        self.start(process::ProcessCollector::new(proc, process.id, self.periods.process), cancel);
+        self.start(threads::ThreadsCollector::new(proc, process.id, self.periods.threads), cancel);
+        self.start(disk::DiskCollector::new(process, self.periods.disk), cancel);
     }
 }

@@ -9,6 +9,7 @@ use etcdmon_service::logging::Format;
 use etcdmon_service::settings::{ByteSize, Faults, Millis, Schema, Setting, Settings};
 
 use crate::allow::AllowList;
+use crate::collect::Periods;
 use crate::discover::TlsFiles;
 use crate::encode::Sampling;
 use crate::spool::Limits;
@@ -21,6 +22,9 @@ const LEAST_RAM_BYTES: u64 = 8 << 20;
 
 /// Shortest period of the collectors.
 const LEAST_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Longest period of the collectors (S7).
+const MOST_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Every setting of the agent.
 pub const SCHEMA: Schema = Schema {
@@ -55,7 +59,30 @@ pub const SCHEMA: Schema = Schema {
             "Watch only etcds with their data below; empty = all",
         )
         .list(),
-        Setting::new("collect.interval", "TIME", "1s", "Period of scrape, Status, process and disk samples"),
+        Setting::new("collect.interval", "TIME", "1s", "Period of collectors without one of their own"),
+        Setting::new("collect.metrics-interval", "TIME", "", "Period of etcd's /metrics"),
+        Setting::new(
+            "collect.status-interval",
+            "TIME",
+            "",
+            "Period of Maintenance.Status and the member list",
+        ),
+        Setting::new(
+            "collect.process-interval",
+            "TIME",
+            "",
+            "Period of CPU, memory and IO of etcd's process",
+        ),
+        Setting::new("collect.threads-interval", "TIME", "", "Period of run-queue delay of etcd's threads"),
+        Setting::new(
+            "collect.cgroup-interval",
+            "TIME",
+            "",
+            "Period of limits and throttling of etcd's cgroup",
+        ),
+        Setting::new("collect.disk-interval", "TIME", "", "Period of activity and space of etcd's disks"),
+        Setting::new("collect.node-interval", "TIME", "", "Period of the node's CPU, memory and clock"),
+        Setting::new("collect.network-interval", "TIME", "", "Period of the node's interfaces and TCP"),
         Setting::new("probe.enabled", "BOOL", "true", "Count syncs and writes in the kernel"),
         Setting::new(
             "probe.sample-every",
@@ -121,8 +148,8 @@ pub struct Config {
     pub admin_control: bool,
     /// Prefixes of data directories; empty = all.
     pub only_data_dir: Vec<PathBuf>,
-    /// Period of the collectors.
-    pub interval: Duration,
+    /// Periods of the collectors.
+    pub periods: Periods,
     /// Whether syncs are counted in the kernel.
     pub probes_enabled: bool,
     /// Which syncs have a row.
@@ -179,7 +206,7 @@ impl Config {
             admin: settings.read("listen.admin"),
             admin_control: settings.read("listen.admin-control"),
             only_data_dir: settings.list("discovery.only-data-dir"),
-            interval: millis(settings, "collect.interval"),
+            periods: periods(settings),
             probes_enabled: settings.read("probe.enabled"),
             sampling: Sampling {
                 sample_every: if every_sync { 1 } else { u32::try_from(sample_every).unwrap_or(u32::MAX) },
@@ -226,9 +253,6 @@ impl Config {
         if !self.admin.ip().is_loopback() {
             settings.fault("listen.admin", "is not a loopback address");
         }
-        if self.interval < LEAST_INTERVAL {
-            settings.fault("collect.interval", format!("is below {} ms", LEAST_INTERVAL.as_millis()));
-        }
         if self.write_slot > Duration::ZERO && self.write_period.as_secs() == 0 {
             settings.fault("probe.write-period", "is below 1 s");
         }
@@ -256,6 +280,34 @@ impl Config {
                 settings.fault(key, error);
             }
         }
+    }
+}
+
+/// Periods of the collectors, each its own or the one of all.
+fn periods(settings: &mut Settings) -> Periods {
+    fn within(settings: &mut Settings, key: &'static str, period: Duration) -> Duration {
+        if period < LEAST_INTERVAL {
+            settings.fault(key, format!("is below {} ms", LEAST_INTERVAL.as_millis()));
+        } else if period > MOST_INTERVAL {
+            settings.fault(key, format!("is above {} s", MOST_INTERVAL.as_secs()));
+        }
+        period
+    }
+    let of_all = settings.read::<Millis>("collect.interval").0;
+    let of_all = within(settings, "collect.interval", of_all);
+    let mut own = |key| match settings.optional::<Millis>(key) {
+        Some(period) => within(settings, key, period.0),
+        None => of_all,
+    };
+    Periods {
+        metrics: own("collect.metrics-interval"),
+        status: own("collect.status-interval"),
+        process: own("collect.process-interval"),
+        threads: own("collect.threads-interval"),
+        cgroup: own("collect.cgroup-interval"),
+        disk: own("collect.disk-interval"),
+        node: own("collect.node-interval"),
+        network: own("collect.network-interval"),
     }
 }
 
@@ -309,6 +361,17 @@ mod tests {
         assert_eq!(config.allowed_commands.names(), ["defrag", "snapshot"]);
         let faults = load(&["--commands-allow", "reboot"], &[]).expect_err("unknown").to_string();
         assert!(faults.contains("commands.allow: \"reboot\" is not a command"), "{faults}");
+    }
+
+    #[test]
+    fn a_collector_has_its_own_period_or_that_of_all() {
+        let config = load(&["--collect-interval", "2s", "--collect-disk-interval", "5m"], &[]).expect("good");
+        assert_eq!(config.periods.disk, Duration::from_secs(300));
+        assert_eq!(config.periods.network, Duration::from_secs(2));
+        let faults = load(&["--collect-disk-interval", "301s", "--collect-node-interval", "1ms"], &[]);
+        let text = faults.expect_err("two faults").to_string();
+        assert!(text.contains("collect.disk-interval: is above 300 s"), "{text}");
+        assert!(text.contains("collect.node-interval: is below 200 ms"), "{text}");
     }
 
     #[test]

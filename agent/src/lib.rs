@@ -19,7 +19,6 @@ use std::time::Duration;
 use etcdmon_proto::v1;
 use etcdmon_service::logging::ErrorChain;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,10 +40,8 @@ pub mod state;
 pub mod telemetry;
 
 use clock::Reading;
-use collect::disk::DiskCollector;
+use collect::Collectors;
 use collect::member::{MetricsCollector, StatusCollector};
-use collect::node::NodeCollector;
-use collect::process::ProcessCollector;
 use config::Config;
 use connect::Connector;
 use discover::{Change, Discovery, EtcdProcess, ProcFs, ProcessId, SCAN_PERIOD, wal};
@@ -60,9 +57,6 @@ use telemetry::Telemetry;
 
 /// How long a batch gathers facts until the aggregator says otherwise.
 const FIRST_BATCH_INTERVAL: Duration = Duration::from_secs(2);
-
-/// The node itself is sampled this many times less often than its members.
-const NODE_PERIODS: u32 = 5;
 
 /// Time at the end in which batches may still be sent before they go to disk.
 const SEND_GRACE: Duration = Duration::from_secs(3);
@@ -215,12 +209,15 @@ impl Agent {
         let hub = tokio::spawn(self.hub.run(self.inbox, stop_hub.clone()));
         let spool_ticks = tokio::spawn(tick_spool(self.spool.clone(), stop_send.clone()));
 
+        let collectors =
+            Collectors::new(self.config.periods, self.notes.clone(), Arc::clone(&self.telemetry));
         let watch = Watch {
+            collectors,
             config: self.config,
             proc: self.proc,
             notes: self.notes,
             probes: self.probes.clone(),
-            collectors: HashMap::new(),
+            collecting: HashMap::new(),
             unnamed: Vec::new(),
         };
         watch.run(self.discovery, &stop).await;
@@ -326,16 +323,16 @@ struct Watch {
     proc: ProcFs,
     notes: mpsc::Sender<Note>,
     probes: ProbeHandle,
-    collectors: HashMap<ProcessId, CancellationToken>,
+    collectors: Collectors,
+    /// What ends the collectors of a process.
+    collecting: HashMap<ProcessId, CancellationToken>,
     /// Processes whose WAL named no ids yet.
     unnamed: Vec<EtcdProcess>,
 }
 
 impl Watch {
     async fn run(mut self, mut discovery: Discovery, stop: &CancellationToken) {
-        let stop_node = stop.child_token();
-        let node = NodeCollector::new(self.config.interval * NODE_PERIODS);
-        let node: JoinHandle<()> = tokio::spawn(collect::run(node, self.notes.clone(), stop_node));
+        self.collectors.start_node(stop);
         let mut scans = tokio::time::interval(SCAN_PERIOD);
         scans.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
@@ -353,10 +350,9 @@ impl Watch {
             }
             self.name_unnamed().await;
         }
-        for collectors in self.collectors.values() {
-            collectors.cancel();
+        for token in self.collecting.values() {
+            token.cancel();
         }
-        node.abort();
     }
 
     async fn follow(&mut self, change: Change, stop: &CancellationToken) {
@@ -367,13 +363,13 @@ impl Watch {
                     self.unnamed.push((*process).clone());
                 }
                 let token = stop.child_token();
-                self.collectors.insert(process.id, token.clone());
+                self.collecting.insert(process.id, token.clone());
                 self.tell(Note::Appeared(process.clone(), identity)).await;
                 self.probes.add((*process).clone());
                 self.collect(&process, &token);
             }
             Change::Gone(process) => {
-                if let Some(token) = self.collectors.remove(&process) {
+                if let Some(token) = self.collecting.remove(&process) {
                     token.cancel();
                 }
                 self.unnamed.retain(|unnamed| unnamed.id != process);
@@ -385,15 +381,11 @@ impl Watch {
     }
 
     fn collect(&self, process: &EtcdProcess, token: &CancellationToken) {
-        let (interval, tls) = (self.config.interval, &self.config.etcd_tls);
-        let metrics = MetricsCollector::new(process, tls, interval, self.probes.clone());
-        tokio::spawn(collect::run(metrics, self.notes.clone(), token.clone()));
-        let status = StatusCollector::new(process, tls, interval);
-        tokio::spawn(collect::run(status, self.notes.clone(), token.clone()));
-        let resources = ProcessCollector::new(&self.proc, process.id, interval);
-        tokio::spawn(collect::run(resources, self.notes.clone(), token.clone()));
-        let disk = DiskCollector::new(process, interval);
-        tokio::spawn(collect::run(disk, self.notes.clone(), token.clone()));
+        let (periods, tls) = (self.collectors.periods, &self.config.etcd_tls);
+        let metrics = MetricsCollector::new(process, tls, periods.metrics, self.probes.clone());
+        self.collectors.start(metrics, token);
+        self.collectors.start(StatusCollector::new(process, tls, periods.status), token);
+        self.collectors.start_process(&self.proc, process, token);
     }
 
     async fn name_unnamed(&mut self) {

@@ -12,6 +12,10 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::encode::Closed;
 use crate::spool::{Dropped, Usage};
 
+mod collections;
+
+pub use collections::Collections;
+
 /// A count by stream and reason.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct DropLabels {
@@ -55,6 +59,8 @@ pub struct Telemetry {
     pub connected: Gauge,
     /// Bytes of spool segments that could not be read.
     pub spool_corrupt_bytes: Counter,
+    /// Collectors.
+    pub collections: Collections,
     produced: Family<StreamLabels, Counter>,
     dropped: Family<DropLabels, Counter>,
     kernel_losses: Family<KernelLabels, Counter>,
@@ -131,6 +137,7 @@ impl Telemetry {
             "Bytes of the spool that could not be read",
             &self.spool_corrupt_bytes,
         );
+        self.collections.register(&mut registry);
         registry.register("encode_produced", "Rows produced, by stream", self.produced.clone());
         registry.register("spool_dropped", "Rows dropped, by stream and reason", self.dropped.clone());
         registry.register("probe_kernel_losses", "Missed in the kernel", self.kernel_losses.clone());

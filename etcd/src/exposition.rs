@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use etcdmon_proto::v1::MetricType;
 
-use crate::series::Series;
+use crate::series::{Series, Steady};
 
 /// Families that are kept, by prefix of their name.
 const KEPT: &[&str] = &["etcd_", "grpc_server_", "process_", "go_gc", "os_fd_"];
@@ -22,9 +22,7 @@ pub const REPEAT_EVERY: u64 = 30;
 #[derive(Debug)]
 struct Known {
     series: Arc<Series>,
-    last_bits: u64,
-    /// Number of the scrape in which it is repeated, changed or not.
-    repeat_at: u64,
+    last: Steady,
 }
 
 /// What one scrape yielded.
@@ -79,12 +77,8 @@ impl Table {
         family: (&str, MetricType),
         scraped: &mut Scraped,
     ) {
-        // NaN has many bit patterns: one stands for all, or it would count as changed for ever.
-        let bits = if value.is_nan() { f64::NAN.to_bits() } else { value.to_bits() };
         if let Some(known) = self.known.get_mut(key) {
-            if known.last_bits != bits || self.scrape >= known.repeat_at {
-                known.last_bits = bits;
-                known.repeat_at = self.scrape + REPEAT_EVERY;
+            if known.last.is_due(value, self.scrape, REPEAT_EVERY) {
                 scraped.changed.push((Arc::clone(&known.series), value));
             }
             return;
@@ -98,11 +92,10 @@ impl Table {
             return;
         };
         let kind = kind_in_family(name, family);
-        // At different times, so that not all of them are repeated in the same scrape.
-        let repeat_at = self.scrape + 1 + self.known.len() as u64 % REPEAT_EVERY;
+        let last = Steady::sent(value, self.scrape, REPEAT_EVERY, self.known.len() as u64);
         let series = Arc::new(Series { name: name.to_owned(), labels, kind });
         scraped.changed.push((Arc::clone(&series), value));
-        self.known.insert(key.into(), Known { series, last_bits: bits, repeat_at });
+        self.known.insert(key.into(), Known { series, last });
     }
 }
 

@@ -1,16 +1,15 @@
-//! CPU, memory, descriptors, threads, context switches and IO of an etcd process, from `/proc/PID`.
+//! CPU, memory, descriptors and IO of an etcd process, from `/proc/PID`. Its threads are [`super::threads`]'.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::procfile::{ProcFile, number_after};
+use super::sheet::{Sheet, Slot};
 use super::{CollectError, Collector};
 use crate::clock::{Reading, TICKS_PER_SECOND};
 use crate::discover::{ProcFs, ProcessId};
-use crate::fact::{Fact, Samples, Series};
 use crate::hub::Note;
 
 /// Limits hardly ever change: they are read on every so many collections.
@@ -35,13 +34,15 @@ pub struct ProcessCollector {
     limits: ProcFile,
     descriptors: PathBuf,
     round: u64,
-    series: [Arc<Series>; 12],
+    sheet: Sheet,
+    slots: [Slot; 10],
 }
 
 impl ProcessCollector {
     /// For a process below `proc`.
     pub fn new(proc: &ProcFs, id: ProcessId, period: Duration) -> Self {
         let file = |name: &str| ProcFile::new(proc.path(id.pid, name));
+        let mut sheet = Sheet::new(period);
         Self {
             id,
             period,
@@ -52,60 +53,49 @@ impl ProcessCollector {
             limits: file("limits"),
             descriptors: proc.path(id.pid, "fd"),
             round: 0,
-            series: [
-                Series::counter("etcdmon_process_cpu_seconds_total", &[("mode", "user")]),
-                Series::counter("etcdmon_process_cpu_seconds_total", &[("mode", "system")]),
-                Series::gauge("etcdmon_process_threads", &[]),
-                Series::gauge("etcdmon_process_resident_bytes", &[]),
-                Series::counter("etcdmon_process_major_faults_total", &[]),
-                Series::counter("etcdmon_process_context_switches_total", &[("kind", "voluntary")]),
-                Series::counter("etcdmon_process_context_switches_total", &[("kind", "involuntary")]),
-                Series::counter("etcdmon_process_read_bytes_total", &[]),
-                Series::counter("etcdmon_process_written_bytes_total", &[]),
-                Series::gauge("etcdmon_process_open_descriptors", &[]),
-                Series::gauge("etcdmon_process_descriptor_limit", &[]),
-                Series::gauge("etcdmon_process_swapped_bytes", &[]),
+            slots: [
+                sheet.counter("etcdmon_process_cpu_seconds_total", &[("mode", "user")]),
+                sheet.counter("etcdmon_process_cpu_seconds_total", &[("mode", "system")]),
+                sheet.gauge("etcdmon_process_threads", &[]),
+                sheet.gauge("etcdmon_process_resident_bytes", &[]),
+                sheet.counter("etcdmon_process_major_faults_total", &[]),
+                sheet.counter("etcdmon_process_read_bytes_total", &[]),
+                sheet.counter("etcdmon_process_written_bytes_total", &[]),
+                sheet.gauge("etcdmon_process_open_descriptors", &[]),
+                sheet.gauge("etcdmon_process_descriptor_limit", &[]),
+                sheet.gauge("etcdmon_process_swapped_bytes", &[]),
             ],
+            sheet,
         }
     }
 
-    fn sample(&mut self) -> Result<Vec<(Arc<Series>, f64)>, CollectError> {
-        let mut values = Vec::with_capacity(self.series.len());
-        let mut add = |series: usize, value: f64| values.push((Arc::clone(&self.series[series]), value));
-        let ticks = |ticks: u64| ticks as f64 / TICKS_PER_SECOND as f64;
-        let stat = CpuAndMemory::parse(self.stat.read()?)
-            .ok_or_else(|| CollectError::Form { path: "stat of a process".to_owned() })?;
-        add(0, ticks(stat.user_ticks));
-        add(1, ticks(stat.system_ticks));
-        add(2, stat.threads as f64);
-        add(3, (stat.resident_pages * self.page_bytes) as f64);
-        add(4, stat.major_faults as f64);
-        let status = self.status.read()?;
-        let counts =
-            [(5, "voluntary_ctxt_switches", 1), (6, "nonvoluntary_ctxt_switches", 1), (11, "VmSwap", 1024)];
-        for (series, key, unit) in counts {
-            if let Some(value) = number_after(status, key) {
-                add(series, (value * unit) as f64);
-            }
-        }
-        // Another user's `io` and descriptors need privileges: without them the rest is still worth having.
-        if let Ok(io) = self.io.read() {
-            for (series, key) in [(7, "read_bytes"), (8, "write_bytes")] {
-                if let Some(value) = number_after(io, key) {
-                    add(series, value as f64);
-                }
-            }
-        }
-        if let Some(count) = count_descriptors(&self.descriptors) {
-            add(9, count as f64);
-        }
-        if self.round.is_multiple_of(LIMITS_EVERY)
-            && let Some(limit) = self.limits.read().ok().and_then(|text| number_after(text, "Max open files"))
-        {
-            add(10, limit as f64);
-        }
+    fn sample(&mut self) -> Result<(), CollectError> {
+        let Some(stat) = CpuAndMemory::parse(self.stat.read()?) else { return Err(self.stat.form_error()) };
+        let seconds = |ticks: u64| Some(ticks as f64 / TICKS_PER_SECOND as f64);
+        let resident = stat.resident_pages.saturating_mul(self.page_bytes);
+        let limits_due = self.round.is_multiple_of(LIMITS_EVERY);
         self.round += 1;
-        Ok(values)
+        // Another user's `io` and descriptors need privileges: without them the rest is still worth having.
+        let io = self.io.read().ok();
+        let io = |key| io.and_then(|text| number_after(text, key)).map(|bytes| bytes as f64);
+        let limit = limits_due.then(|| self.limits.read().ok()).flatten();
+        let swapped_kib = self.status.read().ok().and_then(|text| number_after(text, "VmSwap"));
+        self.sheet.set_all(
+            &self.slots,
+            [
+                seconds(stat.user_ticks),
+                seconds(stat.system_ticks),
+                Some(stat.threads as f64),
+                Some(resident as f64),
+                Some(stat.major_faults as f64),
+                io("read_bytes"),
+                io("write_bytes"),
+                count_descriptors(&self.descriptors).map(|count| count as f64),
+                limit.and_then(|text| number_after(text, "Max open files")).map(|limit| limit as f64),
+                swapped_kib.map(|kib| kib as f64 * 1024.0),
+            ],
+        );
+        Ok(())
     }
 }
 
@@ -119,12 +109,8 @@ impl Collector for ProcessCollector {
     }
 
     async fn collect(&mut self, now: Reading) -> Result<Vec<Note>, CollectError> {
-        let values = self.sample()?;
-        Ok(vec![Note::Facts(vec![Fact::Samples(Samples {
-            process: Some(self.id),
-            mono_ns: now.mono_ns,
-            values,
-        })])])
+        self.sample()?;
+        Ok(self.sheet.take(Some(self.id), now))
     }
 }
 
@@ -165,6 +151,7 @@ fn count_descriptors(directory: &std::path::Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::collect::sheet::values_of;
 
     #[test]
     fn stat_is_read_past_a_command_with_blanks_and_parentheses() {
@@ -182,19 +169,50 @@ mod tests {
         assert_eq!(CpuAndMemory::parse("7 (etcd) S 1"), None);
     }
 
+    fn collector(proc: &ProcFs, pid: u32) -> ProcessCollector {
+        ProcessCollector::new(
+            proc,
+            ProcessId { boot_id: [0; 16], pid, start_ticks: 0 },
+            Duration::from_secs(1),
+        )
+    }
+
     #[tokio::test]
     async fn this_process_can_be_sampled() {
-        let proc = ProcFs::new("/proc");
-        let id = ProcessId { boot_id: [0; 16], pid: std::process::id(), start_ticks: 0 };
-        let mut collector = ProcessCollector::new(&proc, id, Duration::from_secs(1));
-        for _ in 0..2 {
-            let facts = collector.collect(Reading::now()).await.expect("readable");
-            let [Note::Facts(facts)] = facts.as_slice() else { panic!("{facts:?}") };
-            let [Fact::Samples(samples)] = facts.as_slice() else { panic!("{facts:?}") };
-            let value = |name: &str| samples.values.iter().find(|(s, _)| s.name == name).expect("sampled").1;
-            assert!(value("etcdmon_process_resident_bytes") > 100_000.0);
-            assert!(value("etcdmon_process_open_descriptors") >= 3.0);
-            assert!(value("etcdmon_process_threads") >= 1.0);
+        let mut collector = collector(&ProcFs::new("/proc"), std::process::id());
+        let values = values_of(&collector.collect(Reading::now()).await.expect("readable"));
+        assert!(values["etcdmon_process_resident_bytes"] > 100_000.0, "{values:?}");
+        assert!(values["etcdmon_process_open_descriptors"] >= 3.0, "{values:?}");
+        assert!(values["etcdmon_process_threads"] >= 1.0, "{values:?}");
+        assert!(values["etcdmon_process_descriptor_limit"] >= 3.0, "{values:?}");
+        let values = values_of(&collector.collect(Reading::now()).await.expect("readable"));
+        assert!(!values.contains_key("etcdmon_process_descriptor_limit"), "unchanged: {values:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_unreadable_is_absent_and_a_stat_that_is_none_an_error() {
+        let root = tempfile::tempdir().expect("writable");
+        let directory = root.path().join("7");
+        std::fs::create_dir(&directory).expect("made");
+        let proc = ProcFs::new(root.path());
+        let stat = b"7 (\xff\x00) S 1 7 7 0 -1 0 9 0 5 0 120 30 0 0 20 0 11 0 4711 1 18446744073709551615 1";
+        std::fs::write(directory.join("stat"), stat).expect("written");
+        std::fs::write(directory.join("status"), "VmSwap:").expect("written");
+        std::fs::write(directory.join("limits"), "Max open files unlimited unlimited").expect("written");
+        let values = values_of(&collector(&proc, 7).collect(Reading::now()).await.expect("stat is enough"));
+        let names: Vec<&str> = values.keys().map(String::as_str).collect();
+        let expected = [
+            "etcdmon_process_cpu_seconds_total system",
+            "etcdmon_process_cpu_seconds_total user",
+            "etcdmon_process_major_faults_total",
+            "etcdmon_process_resident_bytes",
+            "etcdmon_process_threads",
+        ];
+        assert_eq!(names, expected);
+        for hostile in [&b""[..], b"7 (etcd", b"7 (etcd) S -1", b"\xff\xff", &[b'9'; 100_000]] {
+            std::fs::write(directory.join("stat"), hostile).expect("written");
+            let outcome = collector(&proc, 7).collect(Reading::now()).await;
+            assert!(matches!(outcome, Err(CollectError::Form { .. })), "{outcome:?}");
         }
     }
 }
