@@ -37,7 +37,7 @@ pub struct Bucket {
 }
 
 /// A stretch in which nothing was seen.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Blind {
     /// Begin.
     pub from: DateTime<Utc>,
@@ -58,6 +58,8 @@ pub struct LedgerRow {
     pub stream: String,
     /// What the agent says it made.
     pub produced: u64,
+    /// What the tables hold.
+    pub stored: u64,
     /// Dropped by reason.
     pub dropped: BTreeMap<String, u64>,
     /// Stretches without sight.

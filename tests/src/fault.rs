@@ -1,4 +1,4 @@
-//! Faults that come from outside etcd: neighbours on its disk, hogs on its processors, stops.
+//! Faults that come from outside: neighbours on a disk, hogs on the processors, stops, full disks, cut connections.
 //!
 //! kill -9 is [`crate::etcd::Member::kill`], a slow disk [`crate::slow::Delays`], throttles are methods of
 //! [`crate::cgroup::Cgroup`].
@@ -15,30 +15,13 @@ use crate::etcd::Member;
 use crate::process::Process;
 use crate::tools;
 
-/// A member that is stopped (SIGSTOP) as long as the guard lives.
-#[derive(Debug)]
-pub struct Stopped {
-    pid: u32,
-}
+pub mod full;
+pub mod relay;
+pub mod stop;
 
-impl Stopped {
-    /// Stops it.
-    ///
-    /// # Errors
-    /// When it is not running.
-    pub fn new(member: &Member) -> Result<Self> {
-        member.process()?.signal(libc::SIGSTOP)?;
-        Ok(Self { pid: member.pid()? })
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        // SAFETY: plain system call. The member is a child that its own guard waits for; should it have ended
-        // meanwhile, the call fails without effect.
-        unsafe { libc::kill(self.pid.cast_signed(), libc::SIGCONT) };
-    }
-}
+pub use full::FullDisk;
+pub use relay::{Cut, Relay};
+pub use stop::Stopped;
 
 /// A neighbour that writes and syncs on the same disk until the guard is dropped.
 ///

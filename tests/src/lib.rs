@@ -9,19 +9,23 @@
 //! |---|---|
 //! | [`place`] | the directory of one lab, and the janitor |
 //! | [`disk`], [`slow`] | a member's own loop device; a file on FUSE with programmed delay beneath one |
-//! | [`cgroup`], [`fault`] | CPU and block I/O groups; neighbours, hogs, throttles |
+//! | [`cgroup`], [`fault`] | CPU and block I/O groups; neighbours, hogs, stops, full disks, cut connections |
 //! | [`etcd`], [`load`] | clusters of any version; bounded puts |
 //! | [`node`], [`api`] | agents and the aggregator as their users run them |
+//! | [`engine`] | what an aggregator that ended left in its tables |
 //! | [`oracle`], [`metrics`] | `perf stat` and etcd's own counters |
 //! | [`simulate`] | many agents from one process, whose every byte is known |
 //! | [`receiver`] | a webhook receiver that can be down, hang or fail |
 //! | [`stand`], [`suite`] | all of it together; what every suite does around its tests |
+//! | [`chaos`] | random faults, and the balance after each |
 //! | [`up`], [`bench`] | what `etcdmon-lab` runs |
 
 pub mod api;
 pub mod bench;
 pub mod cgroup;
+pub mod chaos;
 pub mod disk;
+pub mod engine;
 pub mod etcd;
 pub mod fault;
 pub mod load;

@@ -325,6 +325,16 @@ impl Aggregator {
             .context("the aggregator has no engine process")
     }
 
+    /// The command line of its engine, as words.
+    ///
+    /// # Errors
+    /// When there is none at the moment.
+    pub fn engine_command(&mut self) -> Result<Vec<String>> {
+        let mut words = command_line(self.engine_pid()?);
+        words.retain(|word| !word.is_empty());
+        Ok(words)
+    }
+
     /// kill -9 of the engine alone.
     ///
     /// # Errors

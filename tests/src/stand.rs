@@ -1,5 +1,6 @@
 //! All of it together: a cluster under load, an agent, an aggregator, a receiver for its alerts.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +10,7 @@ use crate::api::{Api, Blind, from_now, losses};
 use crate::etcd::{Builder, Cluster};
 use crate::load::{Load, Plan};
 use crate::metrics::WAL_FSYNC;
-use crate::node::{Agent, Aggregator};
+use crate::node::{Agent, Aggregator, data_dirs};
 use crate::place::Place;
 use crate::receiver::Receiver;
 use crate::wait;
@@ -20,6 +21,27 @@ pub const VISIBLE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Stored counts that stay the same for this long under no load are complete.
 const CALM: Duration = Duration::from_secs(4);
+
+/// An aggregator that was prepared but not started, and the receiver it sends its alerts to.
+#[derive(Debug)]
+pub struct Centre {
+    /// Not started yet: its settings may be changed.
+    pub aggregator: Aggregator,
+    /// Where its webhooks go.
+    pub receiver: Receiver,
+}
+
+impl Centre {
+    /// Prepares both.
+    ///
+    /// # Errors
+    /// When the aggregator has not been built, or no port can be had.
+    pub async fn prepare(place: &Place) -> Result<Self> {
+        let receiver = Receiver::start().await?;
+        let aggregator = Aggregator::prepare(place, "aggregator", &[receiver.url()])?;
+        Ok(Self { aggregator, receiver })
+    }
+}
 
 /// The running whole. Fields are in the order in which they go.
 #[derive(Debug)]
@@ -60,14 +82,35 @@ impl Stand {
     /// # Errors
     /// When a part does not start.
     pub async fn begin(place: &Arc<Place>, cluster: Builder, plan: &Plan) -> Result<Self> {
+        let centre = Centre::prepare(place).await?;
+        let ingest = centre.aggregator.ingest.clone();
+        Self::around(place, centre, cluster, plan, &ingest, None).await
+    }
+
+    /// The same around an aggregator that was prepared. The agent sends to `ingest`; its state directory is
+    /// `agent_state` if that is given.
+    ///
+    /// # Errors
+    /// When a part does not start.
+    pub async fn around(
+        place: &Arc<Place>,
+        centre: Centre,
+        cluster: Builder,
+        plan: &Plan,
+        ingest: &str,
+        agent_state: Option<&Path>,
+    ) -> Result<Self> {
         let since = from_now();
-        let receiver = Receiver::start().await?;
-        let mut aggregator = Aggregator::prepare(place, "aggregator", &[receiver.url()])?;
+        let Centre { mut aggregator, receiver } = centre;
         // The engine loads while etcd elects.
         aggregator.daemon.spawn()?;
         let cluster = cluster.start(place).await?;
         aggregator.daemon.wait_ready().await?;
-        let agent = Agent::start(place, "agent", &aggregator.ingest, &cluster).await?;
+        let mut agent = Agent::prepare(place, "agent", ingest, &data_dirs(&cluster))?;
+        if let Some(state) = agent_state {
+            agent.daemon = agent.daemon.set("--state-dir", state.to_string_lossy());
+        }
+        agent.daemon.start().await?;
         let load = Load::start(&cluster, plan)?;
         let api = aggregator.client()?;
         let id = api.wait_cluster(cluster.id().await?, VISIBLE_LIMIT).await?;

@@ -1,0 +1,149 @@
+//! What the faults hit: a cluster under load, an agent and an aggregator with a small disk each, a relay between them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::chaos::plan::Victim;
+use crate::disk::{Disk, Medium};
+use crate::engine::{Engine, TABLES};
+use crate::etcd::Cluster;
+use crate::fault::{FullDisk, Relay, Stopped};
+use crate::load::Plan;
+use crate::place::Place;
+use crate::stand::{Centre, Stand};
+use crate::wait;
+
+/// Puts a second on each cluster.
+const RATE: u32 = 200;
+
+/// Room for identity and spool.
+const AGENT_DISK: u64 = 64 << 20;
+
+/// Room for state and tables. The file is sparse.
+const AGGREGATOR_DISK: u64 = 1 << 30;
+
+/// Agents close a batch each second, so that there is an insert under way more often.
+const BATCH_INTERVAL: &str = "500ms";
+
+/// How long the engine may take to be there again.
+const ENGINE_LIMIT: Duration = Duration::from_secs(60);
+
+/// The running whole. Fields are in the order in which they go.
+#[derive(Debug)]
+pub struct ChaosStand {
+    /// What is stopped now.
+    pub stopped: Vec<(Victim, Stopped)>,
+    /// What has no room now.
+    pub full: Vec<(Victim, FullDisk)>,
+    /// Cluster, load, agent, aggregator.
+    pub stand: Stand,
+    /// Between agent and aggregator.
+    pub relay: Relay,
+    agent_disk: Disk,
+    aggregator_disk: Disk,
+}
+
+impl ChaosStand {
+    /// Starts all of it, waits until syncs can be read back, and leaves the load paused.
+    ///
+    /// # Errors
+    /// When a part does not start.
+    pub async fn start(place: &Arc<Place>, members: usize) -> Result<Self> {
+        let agent_disk = Disk::with_size(&place.directory("agent-disk")?, Medium::Ext4, false, AGENT_DISK)?;
+        let aggregator_disk =
+            Disk::with_size(&place.directory("aggregator-disk")?, Medium::Ext4, false, AGGREGATOR_DISK)?;
+        let mut centre = Centre::prepare(place).await?;
+        let relay = Relay::start(&centre.aggregator.ingest).await?;
+        let state = aggregator_disk.path().join("state");
+        centre.aggregator.daemon = centre
+            .aggregator
+            .daemon
+            .set("--state-dir", state.to_string_lossy())
+            .set("--ingest-batch-interval", BATCH_INTERVAL);
+        centre.aggregator.state = state;
+        let plan = Plan { rate: Some(RATE), ..Plan::default() };
+        let cluster = Cluster::builder("chaos").members(members);
+        let agent_state = agent_disk.path().join("state");
+        let stand = Stand::around(place, centre, cluster, &plan, &relay.address, Some(&agent_state)).await?;
+        stand.wait_visible().await?;
+        // What was not seen before the probes were attached is told within some seconds.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        stand.rest().await?;
+        Ok(Self { stopped: Vec::new(), full: Vec::new(), stand, relay, agent_disk, aggregator_disk })
+    }
+
+    /// Process id of a victim.
+    ///
+    /// # Errors
+    /// When it is not running, and the engine does not come in time.
+    pub async fn pid(&mut self, victim: Victim) -> Result<u32> {
+        match victim {
+            Victim::Agent => Ok(self.stand.agent.daemon.process()?.pid()),
+            Victim::Aggregator => Ok(self.stand.aggregator.daemon.process()?.pid()),
+            Victim::Engine => {
+                let aggregator = &mut self.stand.aggregator;
+                wait::until("an engine", ENGINE_LIMIT, async || aggregator.engine_pid().map(Some)).await
+            }
+        }
+    }
+
+    /// The disk under a victim's state directory.
+    pub const fn disk(&self, victim: Victim) -> &Disk {
+        match victim {
+            Victim::Agent => &self.agent_disk,
+            Victim::Aggregator | Victim::Engine => &self.aggregator_disk,
+        }
+    }
+
+    /// The end: both end in order and never panicked, no table has a row twice, and the tables hold what the API said.
+    ///
+    /// # Errors
+    /// When one of these does not hold.
+    pub async fn finish(mut self) -> Result<String> {
+        let stand = &mut self.stand;
+        let told = stand.settled(&[]).await?;
+        unaccounted(&stand.api.ledger(&stand.id, stand.since).await?)?;
+        let command = stand.aggregator.engine_command()?;
+        stand.agent.daemon.terminate()?;
+        stand.aggregator.daemon.terminate()?;
+        stand.agent.daemon.check_never_panicked()?;
+        stand.aggregator.daemon.check_never_panicked()?;
+        let log = stand.place.path().join("engine-afterwards.log");
+        let engine = Engine::open(&command, &log).await?;
+        let mut rows = 0;
+        for table in TABLES {
+            let (all, doubled) = engine.doubled(table).await?;
+            ensure!(doubled == 0, "{doubled} of {all} rows of {table} are there more than once");
+            rows += all;
+        }
+        let id = &stand.id;
+        let stored = engine
+            .ask(&format!("SELECT sum(count) FROM etcdmon.sync_histograms WHERE cluster = '{id}'"))
+            .await?;
+        let stored: u64 = stored.trim().parse().with_context(|| format!("sum of counts: {stored}"))?;
+        // The agent may have seen some more while it ended.
+        ensure!(stored >= told, "the tables hold {stored} syncs, the API told of {told}");
+        Ok(format!("{rows} rows, none twice; {stored} syncs stored"))
+    }
+}
+
+/// In every stream of every member, over all minutes: produced = stored + dropped + blind.
+fn unaccounted(rows: &[crate::api::LedgerRow]) -> Result<()> {
+    let mut sums = std::collections::BTreeMap::<(&str, &str), [u64; 4]>::new();
+    for row in rows {
+        let sum = sums.entry((&row.stream, &row.member)).or_default();
+        sum[0] += row.produced;
+        sum[1] += row.stored;
+        sum[2] += row.dropped.values().sum::<u64>();
+        sum[3] += row.blind.iter().map(|blind| blind.count).sum::<u64>();
+    }
+    for ((stream, member), [produced, stored, dropped, blind]) in sums {
+        ensure!(
+            produced == stored + dropped + blind,
+            "{stream} of member {member}: produced {produced}, but stored {stored}, dropped {dropped}, blind {blind}"
+        );
+    }
+    Ok(())
+}
