@@ -27,6 +27,7 @@ mod access;
 mod clusters;
 mod extract;
 mod problem;
+mod remainder;
 mod system;
 mod telemetry;
 
@@ -143,6 +144,7 @@ pub fn router(parts: Parts) -> Router {
         .layer(from_fn(problem::within_time))
         .layer(CatchPanicLayer::new())
         .layer(from_fn(problem::render))
+        .layer(from_fn(remainder::take_in))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
 }

@@ -381,6 +381,30 @@ async fn every_path_of_the_description_answers_and_every_error_is_a_problem() {
     program.stop().await;
 }
 
+/// A client that still sends when it is answered must be able to read the answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_body_that_nobody_wants_is_taken_in_before_the_answer() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let program = Program::start(&[]).await;
+    let mut stream = tokio::net::TcpStream::connect(&program.api).await.unwrap();
+    let (half, head) = (
+        vec![b'x'; 1 << 20],
+        format!(
+            "POST /api/v1/clusters HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            program.api,
+            2 << 20
+        ),
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&half).await.unwrap();
+    tokio::time::sleep(SECOND / 2).await;
+    stream.write_all(&half).await.expect("the connection is still there");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer, not a reset");
+    assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+    program.stop().await;
+}
+
 /// Every `$ref` of the description leads somewhere.
 fn check_references(value: &Value, root: &Value) {
     match value {
