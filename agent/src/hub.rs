@@ -417,7 +417,14 @@ impl Hub {
 
     fn release_all(&mut self, now: Reading) {
         let over = Reading { wall_ns: i64::MAX, ..now };
-        let held: Vec<Fact> = self.members.values_mut().filter_map(|m| m.release(over)).flatten().collect();
+        let mut held: Vec<Fact> =
+            self.members.values_mut().filter_map(|m| m.release(over)).flatten().collect();
+        for member in self.members.values_mut() {
+            if let Some(answer) = member.question.as_ref().and_then(Question::conclude) {
+                member.question = None;
+                held.extend(answer.map(Fact::Blind));
+            }
+        }
         self.add_all(held, now);
     }
 

@@ -8,7 +8,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use etcdmon_agent::Agent;
 use etcdmon_agent::config::{Config, SCHEMA};
 use etcdmon_agent::ebpf;
-use etcdmon_service::{logging, process, shutdown};
+use etcdmon_service::{logging, process, shutdown, systemd};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Exit code for settings that can't be used, as in sysexits.h.
@@ -91,6 +91,7 @@ fn run(config: Config, flags: &ArgMatches) -> anyhow::Result<()> {
             let content = serde_json::json!({ "admin": admin.to_string(), "pid": std::process::id() });
             process::write_ready_file(path, &content).with_context(|| format!("write {}", path.display()))?;
         }
+        systemd::ready(&format!("reports to {}", config.aggregator.url));
         tokio::spawn(check_on_hangup(config, flags.clone()));
         agent.run(stop).await;
         tracing::info!("agent ended");

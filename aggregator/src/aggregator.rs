@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use etcdmon_service::process::write_ready_file;
+use etcdmon_service::systemd;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -197,6 +198,8 @@ impl Aggregator {
         let outbox = tokio::spawn(self.outbox.run(stop_outbox.clone()));
         self.health.set_serving(true);
         tracing::info!(api = ready["api"].as_str(), ingest = ready["ingest"].as_str(), "serving");
+        // The telemetry store may still be on its way: agents and alerts don't wait for it, so neither do units.
+        systemd::ready("serving");
         let ready_file = self.config.ready_file.clone();
         let announced = announce(ready_file, ready, self.engine.as_ref(), &end).await;
         if announced.is_ok() {

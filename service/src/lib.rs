@@ -5,7 +5,8 @@
 //! - [`shutdown`]: one cancellation token for a graceful end, a second signal ends at once;
 //! - [`backoff`]: growing pauses with jitter;
 //! - [`process`]: ready file, panic counter, TLS provider;
-//! - [`secret`]: values that never show in logs.
+//! - [`secret`]: values that never show in logs;
+//! - [`systemd`]: ready, alive and stopping, told to a supervisor that wants to know.
 
 pub mod backoff;
 pub mod logging;
@@ -13,3 +14,4 @@ pub mod process;
 pub mod secret;
 pub mod settings;
 pub mod shutdown;
+pub mod systemd;

@@ -26,6 +26,7 @@ pub fn token() -> std::io::Result<CancellationToken> {
                 std::process::exit(ENDED_BY_SIGNAL);
             }
             tracing::info!(signal = name, "shutting down");
+            crate::systemd::stopping();
             cancel.cancel();
         }
     });

@@ -16,6 +16,7 @@
 //! | [`oracle`], [`metrics`] | `perf stat` and etcd's own counters |
 //! | [`simulate`] | many agents from one process, whose every byte is known |
 //! | [`receiver`] | a webhook receiver that can be down, hang or fail |
+//! | [`root`] | a root directory with only what a program needs, and programs run inside |
 //! | [`stand`], [`suite`] | all of it together; what every suite does around its tests |
 //! | [`chaos`] | random faults, and the balance after each |
 //! | [`up`], [`bench`] | what `etcdmon-lab` runs |
@@ -36,6 +37,7 @@ pub mod place;
 pub mod process;
 pub mod receiver;
 pub mod simulate;
+pub mod root;
 pub mod slow;
 pub mod stand;
 pub mod suite;

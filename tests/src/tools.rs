@@ -99,6 +99,20 @@ pub fn own(name: &str) -> Result<PathBuf> {
     present(profile_directory()?.join(name), &format!("cargo build -p {package}"))
 }
 
+/// The engine library that `cargo xtask setup` fetched.
+///
+/// # Errors
+/// When there is none.
+pub fn engine_library() -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os("ETCD_MONITOR_LIBCHDB") {
+        return present(named.into(), "cargo xtask setup");
+    }
+    let directory = directory()?.join("chdb");
+    let versions = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+    let found = versions.map(|version| version.path().join("libchdb.so")).find(|library| library.is_file());
+    found.with_context(|| format!("no libchdb.so below {}: run `cargo xtask setup`", directory.display()))
+}
+
 /// `target/<profile>`, derived from the running program; test programs live one level deeper, in `deps`.
 fn profile_directory() -> Result<PathBuf> {
     let program = std::env::current_exe().context("find the running program")?;

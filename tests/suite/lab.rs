@@ -142,6 +142,12 @@ fn the_series_of_perf_adds_up() {
     run(async |place| {
         let cluster = Cluster::builder("series").members(1).start(&place).await?;
         let pid = cluster.members[0].pid()?;
+        // What a young cluster still does must not fall between the two starts.
+        wait::settled("etcd", Duration::from_secs(2), Duration::from_secs(30), async || {
+            let metrics = cluster.metrics(0).await?;
+            Ok((metrics.count(WAL_FSYNC)?, metrics.count("etcd_disk_backend_commit_duration_seconds")?))
+        })
+        .await?;
         let total = SyncCount::start(pid, &place.path().join("perf"))?;
         let series = SyncSeries::start(pid)?;
         let load = Load::start(&cluster, &Plan::default())?;

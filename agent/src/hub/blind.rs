@@ -73,6 +73,12 @@ impl Question {
         Some(self.answer().or_else(|| (old && self.readings == 0).then(|| self.blind(0))))
     }
 
+    /// The answer at the end of this agent process, if there was a reading at all. Left open, the next one would count
+    /// everything since the process began as missed, what this one has stored included.
+    pub fn conclude(&self) -> Option<Option<Blind>> {
+        (self.readings > 0).then(|| self.answer())
+    }
+
     fn blind(&self, count: u64) -> Blind {
         let from_ns = self.kept.as_ref().map_or(self.started_ns, |kept| kept.until_ns);
         Blind {
@@ -111,6 +117,14 @@ mod tests {
         assert_eq!(question.read(200, 130), None);
         let blind = question.read(300, 231).expect("enough").expect("70 missed");
         assert_eq!(blind.count, 70);
+    }
+
+    #[test]
+    fn an_agent_that_ends_early_answers_from_the_readings_it_has() {
+        let mut question = Question::new(PROCESS, 10 * SECOND_NS, 60 * SECOND_NS, None);
+        assert_eq!(question.conclude(), None, "nothing is known");
+        assert_eq!(question.read(100, 30), None, "too early");
+        assert_eq!(question.conclude().flatten().expect("70 missed").count, 70);
     }
 
     #[test]
