@@ -116,6 +116,6 @@ impl Collectors {
     pub fn start_process(&self, proc: &ProcFs, process: &EtcdProcess, cancel: &CancellationToken) {
         self.start(process::ProcessCollector::new(proc, process.id, self.periods.process), cancel);
         self.start(threads::ThreadsCollector::new(proc, process.id, self.periods.threads), cancel);
-        self.start(disk::DiskCollector::new(process, self.periods.disk), cancel);
+        self.start(disk::DiskCollector::new(proc, process, self.periods.disk), cancel);
     }
 }
