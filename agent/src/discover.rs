@@ -55,6 +55,10 @@ pub struct EtcdProcess {
     pub advertise_client_urls: Vec<String>,
     /// `--listen-metrics-urls`.
     pub listen_metrics_urls: Vec<String>,
+    /// `--listen-peer-urls`.
+    pub listen_peer_urls: Vec<String>,
+    /// `--log-outputs`, of 3.4 also `--log-output`; files as this process can open them.
+    pub log_outputs: Vec<String>,
     /// `--initial-advertise-peer-urls`.
     pub peer_urls: Vec<String>,
     /// TLS of the client side.
@@ -252,6 +256,11 @@ fn from_options(
         listen_client_urls: urls("listen-client-urls", "http://localhost:2379"),
         advertise_client_urls: urls("advertise-client-urls", "http://localhost:2379"),
         listen_metrics_urls: urls("listen-metrics-urls", ""),
+        listen_peer_urls: urls("listen-peer-urls", "http://localhost:2380"),
+        log_outputs: log_outputs(options)
+            .into_iter()
+            .map(|output| here_or_name(output, cwd, &here))
+            .collect(),
         peer_urls: urls("initial-advertise-peer-urls", "http://localhost:2380"),
         client_tls: tls(""),
         peer_tls: tls("peer-"),
@@ -262,6 +271,20 @@ fn from_options(
         name,
         data_dir,
         notes,
+    }
+}
+
+/// Where etcd writes its log, in its own words.
+fn log_outputs(options: &Options) -> Vec<String> {
+    let named = options.parts("log-outputs");
+    if named.is_empty() { options.parts("log-output") } else { named }
+}
+
+/// Names of streams stay as they are, files become paths of this process.
+fn here_or_name(output: String, cwd: &Path, here: &impl Fn(&Path) -> PathBuf) -> String {
+    match output.as_str() {
+        "default" | "stdout" | "stderr" | "systemd/journal" => output,
+        file => here(&cwd.join(file)).display().to_string(),
     }
 }
 

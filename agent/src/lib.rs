@@ -33,6 +33,7 @@ pub mod ebpf;
 pub mod encode;
 pub mod fact;
 pub mod hub;
+pub mod logs;
 pub mod probe;
 pub mod send;
 pub mod spool;
@@ -47,6 +48,7 @@ use connect::Connector;
 use discover::{Change, Discovery, EtcdProcess, ProcFs, ProcessId, SCAN_PERIOD, wal};
 use ebpf::ProbeConfig;
 use hub::{Hub, NOTES_LIMIT, Note, Parts};
+use logs::LogsHandle;
 use probe::{ProbeHandle, ProbeSettings};
 use send::batches::BatchSender;
 use send::live::LiveSender;
@@ -104,6 +106,7 @@ pub struct Agent {
     proc: ProcFs,
     telemetry: Arc<Telemetry>,
     probes: ProbeHandle,
+    logs: LogsHandle,
     spool: SpoolHandle,
     notes: mpsc::Sender<Note>,
     inbox: mpsc::Receiver<Note>,
@@ -139,6 +142,8 @@ impl Agent {
         report_recovery(&recovery, &notes);
         let probes = probe::start(probe_settings(&config), notes.clone(), Arc::clone(&telemetry))
             .map_err(io_error("start the probes' thread"))?;
+        let logs = logs::start(proc.clone(), logs::find::Places::default(), notes.clone())
+            .map_err(io_error("start the logs' thread"))?;
         let (interval, batch_interval) = watch::channel(FIRST_BATCH_INTERVAL);
         let (live_sender, live) = watch::channel(v1::Live::default());
         let parts = Parts {
@@ -165,6 +170,7 @@ impl Agent {
             proc,
             telemetry,
             probes,
+            logs,
             spool,
             notes,
             inbox,
@@ -218,6 +224,7 @@ impl Agent {
             notes: self.notes,
             probes: self.probes.clone(),
             collecting: HashMap::new(),
+            logs: self.logs,
             unnamed: Vec::new(),
         };
         watch.run(self.discovery, &stop).await;
@@ -323,6 +330,7 @@ struct Watch {
     proc: ProcFs,
     notes: mpsc::Sender<Note>,
     probes: ProbeHandle,
+    logs: LogsHandle,
     collectors: Collectors,
     /// What ends the collectors of a process.
     collecting: HashMap<ProcessId, CancellationToken>,
@@ -366,6 +374,7 @@ impl Watch {
                 self.collecting.insert(process.id, token.clone());
                 self.tell(Note::Appeared(process.clone(), identity)).await;
                 self.probes.add((*process).clone());
+                self.logs.appeared(&process);
                 self.collect(&process, &token);
             }
             Change::Gone(process) => {
@@ -373,6 +382,7 @@ impl Watch {
                     token.cancel();
                 }
                 self.unnamed.retain(|unnamed| unnamed.id != process);
+                self.logs.gone(process);
                 // Its last counts come first.
                 self.probes.remove(process).await;
                 self.tell(Note::Gone(process)).await;

@@ -93,6 +93,10 @@ fn text_of(value: serde_json::Value) -> Option<String> {
     match value {
         serde_json::Value::String(text) => Some(text),
         serde_json::Value::Bool(_) | serde_json::Value::Number(_) => Some(value.to_string()),
+        // `log-outputs` is a list in the file.
+        serde_json::Value::Array(parts) => {
+            Some(parts.into_iter().filter_map(text_of).collect::<Vec<_>>().join(","))
+        }
         _ => None,
     }
 }

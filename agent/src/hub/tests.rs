@@ -27,6 +27,8 @@ fn process(id: ProcessId) -> EtcdProcess {
         listen_client_urls: Vec::new(),
         advertise_client_urls: Vec::new(),
         listen_metrics_urls: Vec::new(),
+        listen_peer_urls: Vec::new(),
+        log_outputs: Vec::new(),
         peer_urls: Vec::new(),
         client_tls: TlsFiles::default(),
         peer_tls: TlsFiles::default(),

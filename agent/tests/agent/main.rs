@@ -4,5 +4,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
 mod adverse;
+mod logs;
 mod stream;
 mod support;

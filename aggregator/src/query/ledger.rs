@@ -17,7 +17,7 @@ const MAX_GROUPS: u64 = 100_000;
 pub struct LedgerAccount {
     /// The agent.
     pub agent: Uuid,
-    /// `sync`, `sync_row`, `write`, `metric`, `event`.
+    /// `sync`, `sync_row`, `write`, `metric`, `event`, `log`.
     pub stream: String,
     /// etcd member id; 0 = the node.
     pub member: u64,

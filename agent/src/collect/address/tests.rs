@@ -14,6 +14,8 @@ fn process(listen: &[&str], advertise: &[&str], metrics: &[&str], shares_network
         listen_client_urls: urls(listen),
         advertise_client_urls: urls(advertise),
         listen_metrics_urls: urls(metrics),
+        listen_peer_urls: Vec::new(),
+        log_outputs: Vec::new(),
         peer_urls: Vec::new(),
         client_tls: TlsFiles::default(),
         peer_tls: TlsFiles::default(),

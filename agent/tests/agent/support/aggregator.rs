@@ -163,6 +163,13 @@ impl Aggregator {
         events.into_iter().flat_map(|events| events.kind).collect()
     }
 
+    /// Kind and details of all events.
+    pub fn told(&self) -> Vec<(String, serde_json::Value)> {
+        let events = sections::<v1::Events>(&self.batches(), v1::SectionKind::Event);
+        let rows = events.into_iter().flat_map(|events| events.kind.into_iter().zip(events.details_json));
+        rows.map(|(kind, details)| (kind, serde_json::from_str(&details).unwrap())).collect()
+    }
+
     pub fn live(&self) -> Option<v1::Live> {
         self.seen.lock().unwrap().live.clone()
     }

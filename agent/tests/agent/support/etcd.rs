@@ -130,6 +130,16 @@ impl Etcd {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Whether etcdctl succeeds.
+    pub fn try_ctl(&self, arguments: &[&str]) -> bool {
+        let output = Command::new(self.programs.join("etcdctl"))
+            .env("ETCDCTL_API", "3")
+            .arg(format!("--endpoints=127.0.0.1:{}", self.client_port))
+            .args(arguments)
+            .output();
+        output.unwrap().status.success()
+    }
+
     pub fn put(&self, count: usize) {
         for number in 0..count {
             self.ctl(&["put", &format!("key{number}"), "value"]);
