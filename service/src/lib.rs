@@ -4,11 +4,13 @@
 //! - [`logging`]: tracing to standard error, and errors with their whole chain of causes;
 //! - [`shutdown`]: one cancellation token for a graceful end, a second signal ends at once;
 //! - [`backoff`]: growing pauses with jitter;
+//! - [`breaker`]: the same for one peer that is asked again and again, with rare attempts while it is away;
 //! - [`process`]: ready file, panic counter, TLS provider;
 //! - [`secret`]: values that never show in logs;
 //! - [`systemd`]: ready, alive and stopping, told to a supervisor that wants to know.
 
 pub mod backoff;
+pub mod breaker;
 pub mod logging;
 pub mod process;
 pub mod secret;
