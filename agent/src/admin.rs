@@ -136,7 +136,12 @@ impl Admin {
         if !self.ready.load(Ordering::Relaxed) {
             return text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n");
         }
-        text(StatusCode::OK, "ok\n")
+        // Facts for people; an aggregator that is away is no reason to be restarted.
+        let streams = ["batches", "live"].map(|stream| {
+            let (state, failures) = self.telemetry.breaker_of(stream);
+            format!("aggregator {stream}: breaker {}, failures {failures}\n", state.name())
+        });
+        respond(StatusCode::OK, "text/plain; charset=utf-8", Bytes::from(format!("ok\n{}", streams.concat())))
     }
 
     async fn switch(&self, query: Option<&str>) -> Response<Full<Bytes>> {

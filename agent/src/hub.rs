@@ -19,6 +19,7 @@ use crate::clock::{Reading, SECOND_NS};
 use crate::discover::{EtcdProcess, MemberIdentity, ProcessId};
 use crate::encode::{Account, Builder, Roster, Sampling, wire_process};
 use crate::fact::{Blind, Event, Fact, Lost};
+use crate::send::live::Outlet;
 use crate::spool::thread::SpoolHandle;
 use crate::spool::{Batch, BatchId, Checkpoint, Coverage};
 use crate::telemetry::Telemetry;
@@ -117,7 +118,7 @@ pub struct Parts {
     /// The pace that the aggregator asks for.
     pub batch_interval: watch::Receiver<Duration>,
     /// Where the live summary goes.
-    pub live: watch::Sender<v1::Live>,
+    pub live: Outlet,
     /// The agent's own counters.
     pub telemetry: Arc<Telemetry>,
 }
@@ -383,7 +384,7 @@ impl Hub {
         let running = self.members.values().filter(|member| member.running).count();
         self.parts.telemetry.members.set(running as i64);
         let live = self.live(now);
-        self.parts.live.send_replace(live);
+        self.parts.live.publish(live);
     }
 
     fn account_for_held_back(&mut self, now: Reading) {
@@ -412,6 +413,7 @@ impl Hub {
             wall_minus_mono_ns: now.wall_minus_mono_ns(),
             members: self.members.values().map(MemberState::live).collect(),
             degraded: self.degraded.values().cloned().collect(),
+            late: false,
         }
     }
 

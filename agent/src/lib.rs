@@ -112,7 +112,7 @@ pub struct Agent {
     inbox: mpsc::Receiver<Note>,
     hub: Hub,
     interval: watch::Sender<Duration>,
-    live: watch::Receiver<v1::Live>,
+    live: send::live::Inlet,
 }
 
 impl Agent {
@@ -145,7 +145,7 @@ impl Agent {
         let logs = logs::start(proc.clone(), logs::find::Places::default(), notes.clone())
             .map_err(io_error("start the logs' thread"))?;
         let (interval, batch_interval) = watch::channel(FIRST_BATCH_INTERVAL);
-        let (live_sender, live) = watch::channel(v1::Live::default());
+        let (live_sender, live) = send::live::outlet();
         let parts = Parts {
             agent_id,
             epoch,
@@ -209,7 +209,8 @@ impl Agent {
             Arc::clone(&self.telemetry),
         );
         senders.spawn(batches.run(stop_send.clone()));
-        let live = LiveSender::new(connector, hello, self.live, self.notes.clone());
+        let live =
+            LiveSender::new(connector, hello, self.live, self.notes.clone(), Arc::clone(&self.telemetry));
         senders.spawn(live.run(stop_send.clone()));
         senders.close();
         let hub = tokio::spawn(self.hub.run(self.inbox, stop_hub.clone()));

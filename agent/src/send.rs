@@ -1,7 +1,7 @@
 //! Carries batches and the live summary to the aggregator.
 //!
 //! Two streams on two connections, so that a full batch stream never delays the live one. Both begin with Hello, both come
-//! back after a break with a growing pause. A batch stays in flight until the aggregator says that it is durable; after a
+//! back after a break with growing, jittered pauses and a circuit breaker ([`link`]), both can be redirected ([`route`]). A batch stays in flight until the aggregator says that it is durable; after a
 //! break what is in flight is sent again, byte-identical.
 
 use std::future::Future;
@@ -13,10 +13,10 @@ use crate::allow::AllowList;
 use crate::connect::{CONNECT_TIMEOUT, ConnectError};
 
 pub mod batches;
+pub mod late;
+pub mod link;
 pub mod live;
-
-/// First and longest pause between two attempts to connect.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+pub mod route;
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,9 @@ pub enum SendError {
         /// What it asked for.
         theirs: u32,
     },
+    /// The aggregator named another one.
+    #[error("redirected to another aggregator")]
+    Redirected,
     /// Batches are taken but never acknowledged.
     #[error("no batch was acknowledged for {} s", .0.as_secs())]
     Stalled(Duration),

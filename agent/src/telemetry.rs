@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use etcdmon_service::breaker::State;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -57,10 +58,16 @@ pub struct Telemetry {
     pub connections: Counter,
     /// 1 while the batch stream stands.
     pub connected: Gauge,
+    /// Live summaries sent late.
+    pub live_late: Counter,
+    /// Live summaries that were never delivered.
+    pub live_forgotten: Counter,
     /// Bytes of spool segments that could not be read.
     pub spool_corrupt_bytes: Counter,
     /// Collectors.
     pub collections: Collections,
+    breaker_state: Family<StreamLabels, Gauge>,
+    breaker_failures: Family<StreamLabels, Gauge>,
     produced: Family<StreamLabels, Counter>,
     dropped: Family<DropLabels, Counter>,
     kernel_losses: Family<KernelLabels, Counter>,
@@ -94,6 +101,22 @@ impl Telemetry {
     /// Notes a loss in the kernel.
     pub fn kernel_lost(&self, program: &'static str, reason: &'static str, count: u64) {
         self.kernel_losses.get_or_create(&KernelLabels { program, reason }).inc_by(count);
+    }
+
+    /// Notes how a stream's circuit breaker is.
+    pub fn breaker(&self, stream: &'static str, state: State, failures: u32) {
+        let labels = StreamLabels { stream };
+        self.breaker_state.get_or_create(&labels).set(state.value());
+        self.breaker_failures.get_or_create(&labels).set(i64::from(failures));
+    }
+
+    /// (state, failures in a row) of a stream's circuit breaker.
+    pub fn breaker_of(&self, stream: &'static str) -> (State, i64) {
+        let labels = StreamLabels { stream };
+        let value = self.breaker_state.get_or_create(&labels).get();
+        let state =
+            [State::Closed, State::HalfOpen, State::Open].into_iter().find(|state| state.value() == value);
+        (state.unwrap_or_default(), self.breaker_failures.get_or_create(&labels).get())
     }
 
     /// Notes how full the spool is.
@@ -132,12 +155,24 @@ impl Telemetry {
         counter("send_refused_batches", "Batches that the aggregator refused", &self.refused);
         counter("send_unknown_rows", "Rows of a kind that the aggregator does not know", &self.unknown_rows);
         counter("send_connections", "Connections made to the aggregator", &self.connections);
+        counter("send_late_summaries", "Live summaries sent after a break", &self.live_late);
+        counter("send_forgotten_summaries", "Live summaries never delivered", &self.live_forgotten);
         counter(
             "spool_corrupt_bytes",
             "Bytes of the spool that could not be read",
             &self.spool_corrupt_bytes,
         );
         self.collections.register(&mut registry);
+        registry.register(
+            "aggregator_breaker_state",
+            "Circuit breaker of a stream: 0 closed, 1 half-open, 2 open",
+            self.breaker_state.clone(),
+        );
+        registry.register(
+            "aggregator_breaker_failures",
+            "Failed attempts of a stream in a row",
+            self.breaker_failures.clone(),
+        );
         registry.register("encode_produced", "Rows produced, by stream", self.produced.clone());
         registry.register("spool_dropped", "Rows dropped, by stream and reason", self.dropped.clone());
         registry.register("probe_kernel_losses", "Missed in the kernel", self.kernel_losses.clone());

@@ -60,6 +60,7 @@ impl v1::SyncReason {
             Self::Unspecified => "unspecified",
             Self::Slow => "slow",
             Self::Sample => "sample",
+            Self::Flight => "flight",
         }
     }
 }

@@ -7,6 +7,7 @@ use prost::Message;
 use super::*;
 use crate::discover::{Placement, TlsFiles};
 use crate::fact::{Samples, Series, SyncSecond};
+use crate::send::live::{Inlet, outlet};
 use crate::spool::Kept;
 use crate::spool::thread::testing::{Received, recorder};
 
@@ -41,13 +42,13 @@ fn process(id: ProcessId) -> EtcdProcess {
 struct Bench {
     hub: Hub,
     received: Received,
-    live: watch::Receiver<v1::Live>,
+    live: Inlet,
 }
 
 fn bench(checkpoint: Checkpoint) -> Bench {
     let (spool, received) = recorder();
     let (_pace, batch_interval) = watch::channel(Duration::from_secs(2));
-    let (sender, live) = watch::channel(v1::Live::default());
+    let (sender, live) = outlet();
     let parts = Parts {
         agent_id: [1; 16],
         epoch: [2; 16],
@@ -196,12 +197,12 @@ fn a_member_that_is_gone_is_shown_until_its_next_process_is_found() {
     bench.appear(Some(IDENTITY));
     bench.hub.take(Note::Gone(PROCESS), at(5));
     bench.hub.second(at(6));
-    let live = bench.live.borrow_and_update().clone();
+    let live = bench.live.newest();
     assert!(matches!(live.members.as_slice(), [member] if !member.running && !member.scrape_ok));
     let next = ProcessId { pid: 8, ..PROCESS };
     bench.hub.take(Note::Appeared(Box::new(process(next)), Some(IDENTITY)), at(7));
     bench.hub.second(at(8));
-    let live = bench.live.borrow_and_update().clone();
+    let live = bench.live.newest();
     assert!(matches!(live.members.as_slice(), [member] if member.running));
 }
 
@@ -213,7 +214,7 @@ fn live_histograms_only_grow() {
         bench.hub.take(syncs(second, 2), at(second));
         bench.hub.second(at(second));
         bench.close(second);
-        let live = bench.live.borrow_and_update().clone();
+        let live = bench.live.newest();
         let latency = live.members[0].syncs[0].latency.clone().expect("there");
         assert_eq!(latency.pairs(), Ok(vec![(100, 2 * second as u64)]), "closing a batch resets nothing");
         assert_eq!(live.number, second as u64);
@@ -242,12 +243,12 @@ fn a_capability_is_told_when_it_changes_and_stays_in_the_live_summary() {
         bench.hub.take(Note::Degraded(degraded.clone()), at(1));
     }
     bench.hub.second(at(1));
-    assert_eq!(bench.live.borrow_and_update().degraded, [degraded]);
+    assert_eq!(bench.live.newest().degraded, [degraded]);
     assert_eq!(bench.close(1).expect("has the event").0.counts.events, 1);
     bench.hub.take(Note::Restored("x"), at(2));
     bench.hub.take(Note::Restored("x"), at(2));
     bench.hub.second(at(2));
-    assert_eq!(bench.live.borrow_and_update().degraded, []);
+    assert_eq!(bench.live.newest().degraded, []);
     assert_eq!(bench.close(2).expect("has the event").0.counts.events, 1);
 }
 

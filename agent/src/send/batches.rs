@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcdmon_proto::v1::{self, batch_reply, batch_request};
-use etcdmon_service::backoff::Backoff;
 use etcdmon_service::logging::ErrorChain;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -15,7 +14,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
-use super::{PAUSES, SendError, check, in_time};
+use super::link::Link;
+use super::{SendError, check, in_time};
 use crate::connect::Connector;
 use crate::hub::Note;
 use crate::spool::thread::SpoolHandle;
@@ -32,6 +32,10 @@ const WINDOW_LIMIT: usize = 64;
 /// Without any acknowledgement for so long while batches are in flight, the stream is begun anew.
 const STALLED_AFTER: Duration = Duration::from_secs(120);
 
+/// Before a stream is left for another aggregator, what is in flight may be acknowledged here: elsewhere it would have to
+/// be looked up.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+
 struct InFlight {
     outgoing: Outgoing,
     sent: bool,
@@ -41,10 +45,11 @@ type Taking = Pin<Box<dyn Future<Output = Option<Outgoing>> + Send + Sync>>;
 
 /// Sends batches until it is cancelled.
 pub struct BatchSender {
-    connector: Connector,
+    link: Link,
     hello: v1::Hello,
     spool: SpoolHandle,
     interval: watch::Sender<Duration>,
+    window: usize,
     notes: mpsc::Sender<Note>,
     telemetry: Arc<Telemetry>,
     in_flight: VecDeque<InFlight>,
@@ -64,25 +69,38 @@ impl BatchSender {
         notes: mpsc::Sender<Note>,
         telemetry: Arc<Telemetry>,
     ) -> Self {
-        let in_flight = VecDeque::new();
-        Self { connector, hello, spool, interval, notes, telemetry, in_flight, taking: None, reported: false }
+        let link = Link::new("batches", connector, Arc::clone(&telemetry));
+        Self {
+            link,
+            hello,
+            spool,
+            interval,
+            window: 1,
+            notes,
+            telemetry,
+            in_flight: VecDeque::new(),
+            taking: None,
+            reported: false,
+        }
     }
 
     /// Connects, sends, and connects anew, until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         loop {
             let ended = tokio::select! {
                 () = stop.cancelled() => return,
-                ended = self.stream(&mut backoff) => ended,
+                ended = self.stream() => ended,
             };
             self.telemetry.connected.set(0);
-            if let Err(error) = ended {
+            // The spool closes only when the agent ends.
+            let Err(error) = ended else { return stop.cancelled().await };
+            let pause = self.link.ended(&error);
+            if !matches!(error, SendError::Redirected) {
                 self.report(&error);
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(backoff.pause()) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -95,7 +113,7 @@ impl BatchSender {
         }
         tracing::warn!(
             error,
-            url = self.connector.url(),
+            url = self.link.url(),
             "no batch stream to the aggregator, batches are spooled"
         );
         let degraded = v1::Degradation {
@@ -107,14 +125,20 @@ impl BatchSender {
         let _hub_busy = self.notes.try_send(Note::Degraded(degraded));
     }
 
-    async fn stream(&mut self, backoff: &mut Backoff) -> Result<(), SendError> {
+    async fn stream(&mut self) -> Result<(), SendError> {
         let (requests, receiver) = mpsc::channel(WINDOW_LIMIT + 1);
         let mut replies = in_time(self.open(&requests, receiver)).await?;
-        let welcome = in_time(welcome(&mut replies)).await?;
+        let welcome = match in_time(first(&mut replies)).await? {
+            batch_reply::Message::Welcome(welcome) => welcome,
+            batch_reply::Message::Redirect(redirect) if self.link.redirect(&redirect) => {
+                return Err(SendError::Redirected);
+            }
+            _ => return Err(SendError::NoWelcome),
+        };
         check(&welcome)?;
-        backoff.reset();
+        self.link.stands();
         tracing::info!(
-            url = self.connector.url(),
+            url = self.link.url(),
             aggregator_version = welcome.aggregator_version,
             window = welcome.window_batches,
             interval_ms = welcome.batch_interval_ms,
@@ -125,21 +149,25 @@ impl BatchSender {
         self.telemetry.connections.inc();
         self.telemetry.connected.set(1);
         let _hub_busy = self.notes.try_send(Note::Restored("send.batches"));
-        let interval = Duration::from_millis(u64::from(welcome.batch_interval_ms));
-        self.interval.send_replace(interval.clamp(INTERVALS.0, INTERVALS.1));
-        let window = (welcome.window_batches as usize).clamp(1, WINDOW_LIMIT);
+        self.keep_pace(welcome.batch_interval_ms, welcome.window_batches);
         for waiting in &mut self.in_flight {
             transmit(&requests, waiting).await?;
         }
-        self.exchange(&requests, &mut replies, window).await
+        self.exchange(&requests, &mut replies).await
+    }
+
+    fn keep_pace(&mut self, interval_ms: u32, window: u32) {
+        let interval = Duration::from_millis(u64::from(interval_ms));
+        self.interval.send_replace(interval.clamp(INTERVALS.0, INTERVALS.1));
+        self.window = usize::try_from(window).unwrap_or(WINDOW_LIMIT).clamp(1, WINDOW_LIMIT);
     }
 
     async fn open(
-        &self,
+        &mut self,
         requests: &mpsc::Sender<v1::BatchRequest>,
         receiver: mpsc::Receiver<v1::BatchRequest>,
     ) -> Result<Streaming<v1::BatchReply>, SendError> {
-        let mut client = self.connector.client().await?;
+        let mut client = self.link.attempt().client().await?;
         let hello = batch_request::Message::Hello(self.hello.clone());
         let greeting = v1::BatchRequest { message: Some(hello) };
         requests.send(greeting).await.map_err(|_closed| SendError::Closed)?;
@@ -151,24 +179,30 @@ impl BatchSender {
         &mut self,
         requests: &mpsc::Sender<v1::BatchRequest>,
         replies: &mut Streaming<v1::BatchReply>,
-        window: usize,
     ) -> Result<(), SendError> {
         let mut last_progress = Instant::now();
+        let mut leaving: Option<Instant> = None;
         loop {
             if self.in_flight.is_empty() {
                 last_progress = Instant::now();
+                if leaving.is_some() {
+                    return Err(SendError::Redirected);
+                }
             }
             if self.taking.is_none() {
                 let spool = self.spool.clone();
                 self.taking = Some(Box::pin(async move { spool.take().await }));
             }
             let Some(taking) = &mut self.taking else { continue };
-            let has_room = self.in_flight.len() < window;
+            let has_room = self.in_flight.len() < self.window && leaving.is_none();
             tokio::select! {
                 reply = replies.message() => {
                     let reply = reply.map_err(|status| SendError::Stream(Box::new(status)))?;
-                    self.settle(reply.ok_or(SendError::Closed)?).await;
+                    let is_leaving = self.settle(reply.ok_or(SendError::Closed)?).await;
                     last_progress = Instant::now();
+                    if is_leaving {
+                        leaving.get_or_insert(last_progress + LEAVE_WITHIN);
+                    }
                 }
                 taken = taking, if has_room => {
                     self.taking = None;
@@ -182,21 +216,25 @@ impl BatchSender {
                 () = tokio::time::sleep_until(last_progress + STALLED_AFTER), if !self.in_flight.is_empty() => {
                     return Err(SendError::Stalled(STALLED_AFTER));
                 }
+                () = until(leaving) => return Err(SendError::Redirected),
             }
         }
     }
 
-    async fn settle(&mut self, reply: v1::BatchReply) {
+    /// Takes a reply. True when the stream is to be left for another aggregator.
+    async fn settle(&mut self, reply: v1::BatchReply) -> bool {
         match reply.message {
             Some(batch_reply::Message::Acknowledgement(acknowledgement)) => {
-                let Some(id) = batch_id(&acknowledgement.epoch, acknowledgement.sequence) else { return };
+                let Some(id) = batch_id(&acknowledgement.epoch, acknowledgement.sequence) else {
+                    return false;
+                };
                 self.forget(id);
                 self.telemetry.acknowledged.inc();
                 self.telemetry.unknown_rows.inc_by(acknowledgement.unknown_rows);
                 self.spool.acknowledge(id).await;
             }
             Some(batch_reply::Message::Refusal(refusal)) => {
-                let Some(id) = batch_id(&refusal.epoch, refusal.sequence) else { return };
+                let Some(id) = batch_id(&refusal.epoch, refusal.sequence) else { return false };
                 tracing::error!(
                     batch = id.sequence,
                     reason = refusal.reason,
@@ -208,11 +246,22 @@ impl BatchSender {
             }
             // A second Welcome changes the pace only.
             Some(batch_reply::Message::Welcome(welcome)) => {
-                let interval = Duration::from_millis(u64::from(welcome.batch_interval_ms));
-                self.interval.send_replace(interval.clamp(INTERVALS.0, INTERVALS.1));
+                self.keep_pace(welcome.batch_interval_ms, welcome.window_batches);
             }
+            Some(batch_reply::Message::Pace(pace)) => {
+                let v1::Pace { batch_interval_ms, window_batches, reason } = pace;
+                tracing::info!(
+                    batch_interval_ms,
+                    window_batches,
+                    reason,
+                    "the aggregator asks for another pace"
+                );
+                self.keep_pace(batch_interval_ms, window_batches);
+            }
+            Some(batch_reply::Message::Redirect(redirect)) => return self.link.redirect(&redirect),
             None => tracing::debug!("the aggregator sent a reply of an unknown kind"),
         }
+        false
     }
 
     fn forget(&mut self, id: BatchId) {
@@ -220,11 +269,21 @@ impl BatchSender {
     }
 }
 
-async fn welcome(replies: &mut Streaming<v1::BatchReply>) -> Result<v1::Welcome, SendError> {
-    let reply = replies.message().await.map_err(|status| SendError::Stream(Box::new(status)))?;
-    match reply.ok_or(SendError::Closed)?.message {
-        Some(batch_reply::Message::Welcome(welcome)) => Ok(welcome),
-        _ => Err(SendError::NoWelcome),
+/// The first reply of a kind that this agent knows.
+async fn first(replies: &mut Streaming<v1::BatchReply>) -> Result<batch_reply::Message, SendError> {
+    loop {
+        let reply = replies.message().await.map_err(|status| SendError::Stream(Box::new(status)))?;
+        if let Some(message) = reply.ok_or(SendError::Closed)?.message {
+            return Ok(message);
+        }
+    }
+}
+
+/// Until then; for ever without a time.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -124,6 +124,7 @@ impl Agent {
                 batch_reply::Message::Welcome(_) => {}
                 batch_reply::Message::Acknowledgement(_) => due -= 1,
                 batch_reply::Message::Refusal(refusal) => anyhow::bail!("batch refused: {}", refusal.reason),
+                batch_reply::Message::Pace(_) | batch_reply::Message::Redirect(_) => {}
             }
         }
         drop(sending.await??);

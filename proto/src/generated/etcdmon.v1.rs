@@ -16,7 +16,7 @@ pub mod batch_request {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BatchReply {
-    #[prost(oneof = "batch_reply::Message", tags = "1, 2, 3")]
+    #[prost(oneof = "batch_reply::Message", tags = "1, 2, 3, 4, 5")]
     pub message: ::core::option::Option<batch_reply::Message>,
 }
 /// Nested message and enum types in `BatchReply`.
@@ -29,7 +29,40 @@ pub mod batch_reply {
         Acknowledgement(super::Acknowledgement),
         #[prost(message, tag = "3")]
         Refusal(super::Refusal),
+        /// From now on, until the next one.
+        #[prost(message, tag = "4")]
+        Pace(super::Pace),
+        #[prost(message, tag = "5")]
+        Redirect(super::Redirect),
     }
+}
+/// How fast the aggregator can take batches now. Sent whenever that changes; an agent that does not know the message
+/// goes on as Welcome said, and is held back by its window all the same.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Pace {
+    /// How long the agent collects before it closes a batch; the agent keeps its own bounds.
+    #[prost(uint32, tag = "1")]
+    pub batch_interval_ms: u32,
+    /// How many unacknowledged batches the agent may have in flight. Those that are above it stay in flight.
+    #[prost(uint32, tag = "2")]
+    pub window_batches: u32,
+    /// Why, for people.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// The agent should take this stream elsewhere. It goes there only by the scheme it uses now, follows a bounded number
+/// of redirects in a row, and comes back to the address in its settings when the target does not answer or the time is
+/// over.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Redirect {
+    #[prost(string, tag = "1")]
+    pub url: ::prost::alloc::string::String,
+    /// Why, for people.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// How long the target is to be preferred to the address in the settings.
+    #[prost(uint32, tag = "3")]
+    pub for_seconds: u32,
 }
 /// First message of either stream.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -131,7 +164,7 @@ pub mod live_request {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LiveReply {
-    #[prost(oneof = "live_reply::Message", tags = "1, 2")]
+    #[prost(oneof = "live_reply::Message", tags = "1, 2, 3")]
     pub message: ::core::option::Option<live_reply::Message>,
 }
 /// Nested message and enum types in `LiveReply`.
@@ -142,6 +175,8 @@ pub mod live_reply {
         Welcome(super::Welcome),
         #[prost(message, tag = "2")]
         Pong(super::Pong),
+        #[prost(message, tag = "3")]
+        Redirect(super::Redirect),
     }
 }
 /// Four-timestamp ping: the agent sent at t0 (its monotonic clock), the aggregator received at t1 and answers at t2 (its
@@ -175,6 +210,11 @@ pub struct Live {
     /// Capabilities that are degraded now.
     #[prost(message, repeated, tag = "6")]
     pub degraded: ::prost::alloc::vec::Vec<Degradation>,
+    /// True for a summary of earlier that could not be delivered in time: `number`, `sent_mono_ns` and the values are those
+    /// of that moment, `wall_minus_mono_ns` is the present one's. It says nothing about now: no rule may read it. Answered by
+    /// a Pong of its number like any other; one that is not answered is sent again.
+    #[prost(bool, tag = "7")]
+    pub late: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LiveMember {
@@ -1073,6 +1113,8 @@ pub enum SyncReason {
     Slow = 1,
     /// One in `sample_every` of the others.
     Sample = 2,
+    /// From the flight recorder: all the others of the minutes around something that happened.
+    Flight = 3,
 }
 impl SyncReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1084,6 +1126,7 @@ impl SyncReason {
             Self::Unspecified => "SYNC_REASON_UNSPECIFIED",
             Self::Slow => "SYNC_REASON_SLOW",
             Self::Sample => "SYNC_REASON_SAMPLE",
+            Self::Flight => "SYNC_REASON_FLIGHT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1092,6 +1135,7 @@ impl SyncReason {
             "SYNC_REASON_UNSPECIFIED" => Some(Self::Unspecified),
             "SYNC_REASON_SLOW" => Some(Self::Slow),
             "SYNC_REASON_SAMPLE" => Some(Self::Sample),
+            "SYNC_REASON_FLIGHT" => Some(Self::Flight),
             _ => None,
         }
     }
