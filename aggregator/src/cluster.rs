@@ -11,7 +11,9 @@ use etcdmon_proto::v1;
 use uuid::Uuid;
 
 use crate::clock::At;
+use late::Missing;
 
+mod late;
 mod leader;
 mod member;
 mod window;
@@ -65,8 +67,11 @@ pub struct Agent {
     pub last_seen: At,
     /// Number of the last message.
     pub number: u64,
-    /// Messages of this epoch that never arrived.
+    /// Messages of this epoch that did not arrive, neither in time nor late.
     pub lost: u64,
+    /// Messages of this epoch that arrived late.
+    pub late: u64,
+    missing: Missing,
     /// Its wall clock minus ours at the last message, transport included, in nanoseconds.
     pub clock_offset_ns: i64,
     /// What it can't do.
@@ -120,6 +125,8 @@ pub struct Model {
 pub struct Applied {
     /// Leader changes, with their cluster.
     pub leader_changes: Vec<(Uuid, Change)>,
+    /// Whether they are known only from what an agent sent late.
+    pub late: bool,
 }
 
 impl Model {
@@ -130,6 +137,9 @@ impl Model {
         message: LiveMessage<'_>,
         mut cluster_of: impl FnMut(u64) -> Uuid,
     ) -> Applied {
+        if message.live.late {
+            return self.recall(at, &message, cluster_of);
+        }
         let Some(fresh_epoch) = self.note_agent(at, &message) else { return Applied::default() };
         let mut named = BTreeSet::new();
         for live in &message.live.members {
@@ -150,7 +160,7 @@ impl Model {
         self.note_missing(at, message.agent, &named);
         let touched: BTreeSet<Uuid> = named.iter().map(|(cluster, _)| *cluster).collect();
         let changes = touched.into_iter().filter_map(|id| Some((id, self.elect(at, id)?))).collect();
-        Applied { leader_changes: changes }
+        Applied { leader_changes: changes, late: false }
     }
 
     /// Lets time pass: agents that fell silent no longer vouch for a leader.
@@ -238,7 +248,8 @@ impl Model {
             self.faults.stale += 1;
             return None;
         }
-        let lost = same_epoch.map_or(0, |agent| agent.lost + (live.number - agent.number - 1));
+        let mut missing = same_epoch.map_or_else(Missing::default, |agent| agent.missing.clone());
+        missing.arrived(same_epoch.map(|agent| agent.number), live.number);
         let sent =
             i64::try_from(live.sent_mono_ns).unwrap_or(i64::MAX).saturating_add(live.wall_minus_mono_ns);
         let agent = Agent {
@@ -248,7 +259,9 @@ impl Model {
             epoch_since: same_epoch.map_or(at, |agent| agent.epoch_since),
             last_seen: at,
             number: live.number,
-            lost,
+            lost: missing.lost(),
+            late: same_epoch.map_or(0, |agent| agent.late),
+            missing,
             clock_offset_ns: sent.saturating_sub(at.nanos()),
             degraded: live.degraded.clone(),
             members: known.map(|agent| agent.members.clone()).unwrap_or_default(),

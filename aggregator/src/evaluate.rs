@@ -124,7 +124,7 @@ impl Evaluation {
             );
             let json = json!({
                 "cluster": cluster, "from": crate::view::hex(change.from), "to": crate::view::hex(change.to),
-                "term": change.term,
+                "term": change.term, "late": applied.late,
             });
             self.keeper.keep(Change::Append { log: log::LEADER, at_ns: self.wall_ns(change.at), json });
         }

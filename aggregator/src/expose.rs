@@ -206,6 +206,16 @@ impl Sources {
             read(&c.live_dropped),
         )?;
         writer.counter(
+            "ingest_live_late_messages",
+            "Live messages that came after a break",
+            read(&c.live_late),
+        )?;
+        writer.counter(
+            "ingest_live_late_put_off_messages",
+            "Late live messages that found the model behind, and come again",
+            read(&c.live_late_put_off),
+        )?;
+        writer.counter(
             "ingest_handshakes_refused",
             "Streams refused at their first message",
             read(&c.handshakes_refused),
@@ -261,9 +271,9 @@ impl Sources {
         let alive = view.agents.iter().filter(|agent| agent.alive).count();
         writer.gauge("agents_alive", "Agents that sent something in the last 5 s", alive as u64)?;
         writer.gauge("agents_silent", "Agents that fell silent", (view.agents.len() - alive) as u64)?;
-        writer.counter(
+        writer.gauge(
             "live_lost_messages",
-            "Live messages of present agent processes that never arrived",
+            "Live messages of present agent processes that did not arrive, neither in time nor late",
             view.live_lost,
         )?;
         let faults = [

@@ -186,11 +186,13 @@ pub struct AgentView {
     pub epoch: String,
     /// Its wall clock minus ours at the last message, transport included, in milliseconds.
     pub clock_offset_ms: i64,
-    /// Live messages of this epoch that never arrived.
+    /// Live messages of this epoch that did not arrive, neither in time nor late.
     pub live_lost: u64,
     /// Commands that the settings of its node allow; whatever is not among them the node refuses.
     #[serde(default)]
     pub allowed_commands: Vec<String>,
+    /// Live messages of this epoch that arrived late, after a break of its stream.
+    pub live_late: u64,
 }
 
 /// An alert.
@@ -376,6 +378,7 @@ impl Maker<'_> {
             clock_offset_ms: agent.clock_offset_ns / 1_000_000,
             live_lost: agent.lost,
             allowed_commands: agent.allowed_commands.clone(),
+            live_late: agent.late,
         };
         self.model.agents().map(view).collect()
     }

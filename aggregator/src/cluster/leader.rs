@@ -7,6 +7,16 @@ use crate::clock::At;
 /// Leader changes kept per cluster.
 const KEPT_CHANGES: usize = 100;
 
+/// A leader's time in office: raft has at most one leader a term.
+#[derive(Debug, Clone, Copy)]
+struct Reign {
+    leader: u64,
+    /// First statement that names it.
+    at: At,
+    /// Whether the change that it began was returned to the caller, or there was none.
+    told: bool,
+}
+
 /// What one member that answers says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Statement {
@@ -63,6 +73,8 @@ pub struct Leadership {
     /// Highest (term, leader) ever agreed on.
     last: Option<(u64, u64)>,
     none_since: Option<At>,
+    /// By term; the last ones.
+    reigns: BTreeMap<u64, Reign>,
     changes: VecDeque<Change>,
     changes_total: u64,
 }
@@ -93,14 +105,65 @@ impl Leadership {
         if self.last.is_none_or(|(term, _)| now.term >= term) {
             self.last = Some(reign);
         }
+        self.reigns.entry(now.term).or_insert(Reign { leader: now.leader, at, told: true });
         if let Some(change) = change {
-            self.changes_total += 1;
-            self.changes.push_back(change);
-            if self.changes.len() > KEPT_CHANGES {
-                self.changes.pop_front();
+            self.note(change);
+        }
+        self.bound();
+        change
+    }
+
+    /// Takes a statement that was made at `at` and arrives late. It never changes who leads now; it may show a change that
+    /// nobody told in time, or that one was earlier than it seemed. Returns the change once its time is known.
+    pub fn recall(&mut self, at: At, leader: u64, term: u64) -> Option<Change> {
+        if let Some(reign) = self.reigns.get_mut(&term) {
+            if reign.leader != leader || at >= reign.at {
+                return None;
+            }
+            reign.at = at;
+            let told = std::mem::replace(&mut reign.told, true);
+            let change = self.changes.iter_mut().find(|change| change.term == term)?;
+            change.at = at;
+            return (!told).then_some(*change);
+        }
+        if self.last.is_none_or(|(newest, _)| term > newest) {
+            // Newer than anything that was said in time: an agent that lies, or one whose present is still to come.
+            return None;
+        }
+        let before = self.reigns.range(..term).next_back().map(|(_, reign)| reign.leader);
+        self.reigns.insert(term, Reign { leader, at, told: true });
+        let change = before.map(|from| Change { at, from, to: leader, term });
+        if let Some(change) = change {
+            self.note(change);
+        }
+        // What came after it followed this leader, and not the one before.
+        if let Some((next, reign)) = self.reigns.range_mut(term + 1..).next() {
+            let next = *next;
+            if let Some(known) = self.changes.iter_mut().find(|change| change.term == next) {
+                known.from = leader;
+            } else {
+                reign.told = false;
+                let change = Change { at: reign.at, from: leader, to: reign.leader, term: next };
+                self.note(change);
             }
         }
+        self.bound();
         change
+    }
+
+    fn note(&mut self, change: Change) {
+        self.changes_total += 1;
+        let position = self.changes.partition_point(|known| known.term <= change.term);
+        self.changes.insert(position, change);
+    }
+
+    fn bound(&mut self) {
+        while self.changes.len() > KEPT_CHANGES {
+            self.changes.pop_front();
+        }
+        while self.reigns.len() > KEPT_CHANGES {
+            self.reigns.pop_first();
+        }
     }
 
     /// The leader, and since when it leads as far as we saw.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use etcdmon_proto::convert::CodingError;
 use etcdmon_proto::v1;
 use uuid::Uuid;
 
@@ -217,6 +218,26 @@ impl Member {
         self.series.get(&(class as i32)).map_or_else(Window::default, |series| series.window(at, span))
     }
 
+    /// Latencies as [`Member::syncs`] has them, with what became known only afterwards: for charts, not for rules.
+    pub fn syncs_history(&self, at: At, class: v1::FileClass, span: Duration) -> Window {
+        self.series.get(&(class as i32)).map_or_else(Window::default, |series| series.history(at, span))
+    }
+
+    /// Fills gaps with what `agent` counted up to `at` and sends late.
+    pub fn fill(&mut self, at: At, agent: Uuid, syncs: &[v1::LiveSyncs]) -> Faults {
+        let mut faults = Faults::default();
+        if self.series_agent != Some(agent) {
+            return faults;
+        }
+        for (class, series) in &mut self.series {
+            match cumulative(syncs, *class) {
+                Ok(then) => series.fill(at, then),
+                Err(_) => faults.corrupt += 1,
+            }
+        }
+        faults
+    }
+
     fn take_identity(&mut self, live: &v1::LiveMember) {
         let Some(member) = &live.member else { return };
         if !member.name.is_empty() {
@@ -237,22 +258,24 @@ impl Member {
             self.series.values_mut().for_each(Series::rebase);
         }
         for class in v1::FileClass::ALL {
-            let latency =
-                syncs.iter().find(|s| s.file_class == class as i32).and_then(|s| s.latency.as_ref());
-            let pairs = match latency.map(v1::Histogram::pairs) {
-                None => Vec::new(),
-                Some(Ok(pairs)) => pairs,
-                Some(Err(_)) => {
-                    faults.corrupt += 1;
-                    continue;
-                }
+            let Ok(now) = cumulative(syncs, class as i32) else {
+                faults.corrupt += 1;
+                continue;
             };
-            if self.series.entry(class as i32).or_default().push(at, Cumulative { pairs }) {
+            if self.series.entry(class as i32).or_default().push(at, now) {
                 faults.resets += 1;
             }
         }
         faults
     }
+}
+
+/// What a message says of one class. One that it leaves out has counted nothing yet.
+fn cumulative(syncs: &[v1::LiveSyncs], class: i32) -> Result<Cumulative, CodingError> {
+    let latency =
+        syncs.iter().find(|syncs| syncs.file_class == class).and_then(|syncs| syncs.latency.as_ref());
+    let pairs = latency.map_or(Ok(Vec::new()), v1::Histogram::pairs)?;
+    Ok(Cumulative { pairs })
 }
 
 impl Report {

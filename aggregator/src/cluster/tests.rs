@@ -94,6 +94,106 @@ fn lost_messages_are_counted_per_epoch() {
     assert_eq!(model.agents().next().unwrap().1.lost, 0);
 }
 
+/// A message of `second`, whose number is the second.
+fn live_of(second: i64, late: bool, live_member: v1::LiveMember) -> v1::Live {
+    let mut counts = vec![0; etcdmon_histogram::BUCKETS];
+    counts[700] = 10 * u64::try_from(second).unwrap();
+    let syncs = vec![v1::LiveSyncs {
+        file_class: v1::FileClass::Wal as i32,
+        latency: Some(v1::Histogram::from_counts(&counts, 0)),
+    }];
+    v1::Live {
+        epoch: vec![1; 16],
+        number: u64::try_from(second).unwrap(),
+        sent_mono_ns: u64::try_from(second).unwrap() * 1_000_000_000,
+        wall_minus_mono_ns: at(0).nanos(),
+        members: vec![v1::LiveMember { syncs, ..live_member }],
+        late,
+        ..Default::default()
+    }
+}
+
+fn take(model: &mut Model, now: At, live: &v1::Live) -> Applied {
+    model.apply(now, LiveMessage { agent: AGENT_1, version: "", node: "", live }, |_| CLUSTER)
+}
+
+#[test]
+fn what_comes_late_completes_the_past_and_says_nothing_about_now() {
+    let mut model = Model::default();
+    (1..=10).for_each(|second| drop(take(&mut model, at(second), &live_of(second, false, member(1, 1, 2)))));
+    take(&mut model, at(40), &live_of(40, false, member(1, 3, 4)));
+    assert_eq!(model.agents().next().unwrap().1.lost, 29);
+    let before = model.clone();
+    for second in 11..40 {
+        // Down for a while, and with another leader in between: all of it is over.
+        let mut then = if second < 20 { member(1, 1, 2) } else { member(1, 2, 3) };
+        if second > 30 {
+            then = member(1, 3, 4);
+        }
+        then.running = !(13..15).contains(&second);
+        let applied = take(&mut model, at(45), &live_of(second, true, then.clone()));
+        assert!(applied.late);
+        if second == 20 {
+            let change = Change { at: at(20), from: 1, to: 2, term: 3 };
+            assert_eq!(applied.leader_changes, [(CLUSTER, change)], "at its true time");
+        }
+        take(&mut model, at(45), &live_of(second, true, then));
+    }
+    let (_, agent) = model.agents().next().unwrap();
+    assert_eq!((agent.lost, agent.late, agent.number), (0, 29, 40));
+    assert_eq!(model.faults().stale, 29, "each came twice");
+    assert_eq!(agent.last_seen, at(40), "late is no sign of life");
+    let cluster = model.cluster(CLUSTER).unwrap();
+    let times: Vec<_> = cluster.leadership.changes().iter().map(|c| (c.at, c.from, c.to, c.term)).collect();
+    assert_eq!(times, [(at(20), 1, 2, 3), (at(31), 2, 3, 4)]);
+    let present = |model: &Model| model.cluster(CLUSTER).unwrap().leadership.present();
+    assert_eq!(present(&model), present(&before));
+    let window = |model: &Model| {
+        let member = &model.cluster(CLUSTER).unwrap().members[&1];
+        let minute = Duration::from_secs(60);
+        (
+            member.syncs(at(45), v1::FileClass::Wal, minute).count,
+            member.syncs_history(at(45), v1::FileClass::Wal, minute).count,
+        )
+    };
+    assert_eq!((window(&before), window(&model)), ((90, 90), (90, 390)));
+    for second in [40, 44, 46] {
+        assert_eq!(health(&model, at(second), 1), health(&before, at(second), 1));
+    }
+}
+
+#[test]
+fn an_aggregator_that_began_anew_learns_the_past_late() {
+    let mut model = Model::default();
+    take(&mut model, at(40), &live_of(40, false, member(1, 3, 4)));
+    assert_eq!(model.agents().next().unwrap().1.lost, 0);
+    for second in 10..40 {
+        let then = if second < 20 { member(1, 1, 2) } else { member(1, 3, 4) };
+        take(&mut model, at(41), &live_of(second, true, then));
+    }
+    let cluster = model.cluster(CLUSTER).unwrap();
+    let minute = Duration::from_secs(60);
+    assert_eq!(cluster.members[&1].syncs_history(at(41), v1::FileClass::Wal, minute).count, 300);
+    assert_eq!(cluster.members[&1].syncs(at(41), v1::FileClass::Wal, minute).count, 0);
+    let changes: Vec<_> = cluster.leadership.changes().iter().copied().collect();
+    assert_eq!(changes, [Change { at: at(20), from: 1, to: 3, term: 4 }]);
+}
+
+#[test]
+fn late_messages_of_another_process_of_the_future_or_long_past_change_nothing() {
+    let mut model = Model::default();
+    let stranger = live_of(5, true, member(1, 1, 2));
+    take(&mut model, at(6), &stranger);
+    assert_eq!(model.clusters().count(), 0, "nobody vouches for it");
+    take(&mut model, at(700), &live_of(700, false, member(1, 1, 2)));
+    let mut other = live_of(650, true, member(1, 1, 2));
+    other.epoch = vec![2; 16];
+    for late in [other, live_of(99, true, member(1, 1, 2)), live_of(701, true, member(1, 1, 2))] {
+        take(&mut model, at(700), &late);
+    }
+    assert_eq!((model.faults().stale, model.agents().next().unwrap().1.late), (4, 0));
+}
+
 #[test]
 fn the_highest_term_wins_and_the_majority_within_it() {
     let say = |member, leader, term| Statement { member, leader: Some(leader), term };

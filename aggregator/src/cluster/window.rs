@@ -2,7 +2,7 @@
 //!
 //! Agents send cumulative histograms; the difference of two messages is one delta. Nothing is counted twice: a message
 //! that is not newer than the last one changes nothing, and after a new epoch, a reset or a gap the next message is only
-//! a new base.
+//! a new base. What an agent sends late fills the gap: charts see it, rules do not, since it says nothing about now.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,49 +24,117 @@ pub struct Cumulative {
     pub pairs: Vec<(u16, u64)>,
 }
 
+/// Gaps that can be filled at a time: breaks of the stream that are not made good yet.
+const GAPS: usize = 8;
+
 /// Syncs that ended in one interval, usually a second.
 #[derive(Debug, Clone)]
 struct Delta {
     to: At,
+    /// Known only afterwards.
+    late: bool,
     /// (bucket, count); counts above `u32::MAX` a second do not happen and are cut.
     pairs: Box<[(u16, u32)]>,
+}
+
+/// A stretch without deltas, between two cumulative histograms of one epoch.
+#[derive(Debug, Clone)]
+struct Gap {
+    /// `None` when nothing was known before; the first late message becomes it.
+    base: Option<(At, Cumulative)>,
+    end: (At, Cumulative),
 }
 
 /// Deltas of the last [`KEPT`].
 #[derive(Debug, Clone, Default)]
 pub struct Series {
     base: Option<(At, Cumulative)>,
+    /// By rising time.
     deltas: VecDeque<Delta>,
+    gaps: VecDeque<Gap>,
 }
 
 impl Series {
     /// Takes a newer cumulative histogram, received at `at`. True when the counts went backwards, which means that the
     /// agent began anew without saying so.
     pub fn push(&mut self, at: At, now: Cumulative) -> bool {
-        let Some((from, base)) = self.base.replace((at, now)) else { return false };
-        let Some((_, now)) = &self.base else { return false };
-        let Some(pairs) = difference(&base, now) else { return true };
-        if at.since(from) <= LONGEST_DELTA && !pairs.is_empty() {
-            self.deltas.push_back(Delta { to: at, pairs });
-        }
+        let before = self.base.replace((at, now.clone()));
         let oldest = at.minus(KEPT);
         while self.deltas.front().is_some_and(|delta| delta.to < oldest) {
             self.deltas.pop_front();
         }
+        self.gaps.retain(|gap| gap.end.0 >= oldest);
+        let Some((from, base)) = before else {
+            self.open_gap(Gap { base: None, end: (at, now) });
+            return false;
+        };
+        let Some(pairs) = difference(&base, &now) else { return true };
+        if at.since(from) > LONGEST_DELTA {
+            self.open_gap(Gap { base: Some((from, base)), end: (at, now) });
+        } else if !pairs.is_empty() {
+            self.deltas.push_back(Delta { to: at, late: false, pairs });
+        }
         false
     }
 
-    /// Forgets the base: the next message starts a new count.
-    pub fn rebase(&mut self) {
-        self.base = None;
+    /// Takes a cumulative histogram of the present epoch that was true at `at` and arrived late. What fills no gap, or was
+    /// overtaken by a later one, changes nothing.
+    pub fn fill(&mut self, at: At, then: Cumulative) {
+        let is_inside = |gap: &Gap| at < gap.end.0 && gap.base.as_ref().is_none_or(|(from, _)| *from < at);
+        let Some(position) = self.gaps.iter().position(is_inside) else { return };
+        let gap = &mut self.gaps[position];
+        let Some(rest) = difference(&then, &gap.end.1) else { return };
+        let end = gap.end.0;
+        let filled = match &gap.base {
+            Some((from, base)) if at.since(*from) <= LONGEST_DELTA => difference(base, &then),
+            _ => None,
+        };
+        gap.base = Some((at, then));
+        if let Some(pairs) = filled {
+            self.insert(Delta { to: at, late: true, pairs });
+        }
+        if end.since(at) <= LONGEST_DELTA {
+            // From the last late message to the end, unless a later one splits it again.
+            self.deltas.retain(|delta| delta.to != end);
+            self.insert(Delta { to: end, late: true, pairs: rest });
+        }
     }
 
-    /// Everything that ended in the `span` before `at`.
+    fn insert(&mut self, delta: Delta) {
+        if !delta.pairs.is_empty() {
+            let position = self.deltas.partition_point(|known| known.to <= delta.to);
+            self.deltas.insert(position, delta);
+        }
+    }
+
+    fn open_gap(&mut self, gap: Gap) {
+        self.gaps.push_back(gap);
+        if self.gaps.len() > GAPS {
+            self.gaps.pop_front();
+        }
+    }
+
+    /// Forgets the base: the next message starts a new count, and no gap of the old one can be filled any more.
+    pub fn rebase(&mut self) {
+        self.base = None;
+        self.gaps.clear();
+    }
+
+    /// Everything that ended in the `span` before `at` and was known in time: what a rule may read.
     pub fn window(&self, at: At, span: Duration) -> Window {
+        self.merge(at, span, |delta| !delta.late)
+    }
+
+    /// Everything that ended in the `span` before `at`, whenever it became known: for charts.
+    pub fn history(&self, at: At, span: Duration) -> Window {
+        self.merge(at, span, |_| true)
+    }
+
+    fn merge(&self, at: At, span: Duration, is_wanted: impl Fn(&Delta) -> bool) -> Window {
         let from = at.minus(span);
         let mut window = Window::default();
         for delta in self.deltas.iter().rev().take_while(|delta| delta.to > from) {
-            if delta.to <= at {
+            if delta.to <= at && is_wanted(delta) {
                 window.add(&delta.pairs);
             }
         }

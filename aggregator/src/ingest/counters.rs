@@ -23,6 +23,10 @@ pub struct Counters {
     pub live: AtomicU64,
     /// Live messages dropped because the cluster model was behind.
     pub live_dropped: AtomicU64,
+    /// Live messages that arrived late.
+    pub live_late: AtomicU64,
+    /// Late ones that found the cluster model behind: they come again.
+    pub live_late_put_off: AtomicU64,
     /// Streams refused at their first message.
     pub handshakes_refused: AtomicU64,
     /// Connections closed because they did not begin as they must.

@@ -51,9 +51,9 @@ async fn exchange(
         batch_interval_ms: interval,
         window_batches: shared.options.window_batches,
     };
-    let mut message = v1::live_reply::Message::Welcome(welcome);
+    let mut message = Some(v1::live_reply::Message::Welcome(welcome));
     loop {
-        if replies.send(Ok(v1::LiveReply { message: Some(message) })).await.is_err() {
+        if message.is_some() && replies.send(Ok(v1::LiveReply { message })).await.is_err() {
             return Status::cancelled("agent went away");
         }
         let received = tokio::select! {
@@ -66,25 +66,30 @@ async fn exchange(
             Ok(None) => return Status::ok("agent is done"),
             Err(status) => return status,
         };
-        message = v1::live_reply::Message::Pong(accept(shared, hello, live));
+        message = accept(shared, hello, live).map(v1::live_reply::Message::Pong);
     }
 }
 
-/// Hands the message on and gives the answer to it.
-fn accept(shared: &Shared, hello: &Arc<HelloFacts>, live: v1::Live) -> v1::Pong {
+/// Hands the message on and gives the answer to it. A late one without room has none: it comes again.
+fn accept(shared: &Shared, hello: &Arc<HelloFacts>, live: v1::Live) -> Option<v1::Pong> {
     let (received, received_at) = (Instant::now(), Utc::now());
+    if live.late && shared.live.capacity() < shared.live.max_capacity() / 2 {
+        Counters::add(&shared.counters.live_late_put_off, 1);
+        return None;
+    }
+    Counters::add(&shared.counters.live_late, u64::from(live.late));
     Counters::add(&shared.counters.live, 1);
     let (number, agent_sent_mono_ns) = (live.number, live.sent_mono_ns);
     let fact = LiveFact { agent: hello.agent, hello: hello.clone(), live, received_at, received };
     if shared.live.try_send(fact).is_err() {
         Counters::add(&shared.counters.live_dropped, 1);
     }
-    v1::Pong {
+    Some(v1::Pong {
         number,
         agent_sent_mono_ns,
         received_wall_ns: nanoseconds(received_at),
         sent_wall_ns: nanoseconds(Utc::now()),
-    }
+    })
 }
 
 fn nanoseconds(time: DateTime<Utc>) -> i64 {

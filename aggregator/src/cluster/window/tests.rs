@@ -94,3 +94,63 @@ fn old_deltas_are_forgotten() {
     }
     assert!(series.deltas.len() <= 601, "{}", series.deltas.len());
 }
+
+/// Cumulative counts of 100 syncs a second, as they are at `second`.
+fn steady(second: i64) -> Cumulative {
+    cumulative(&[(1, u64::try_from(second).unwrap() * 100)])
+}
+
+#[test]
+fn a_gap_is_filled_late_for_charts_and_not_for_rules() {
+    let mut series = Series::default();
+    for second in 0..=10 {
+        series.push(at(second), steady(second));
+    }
+    series.push(at(40), steady(40));
+    assert_eq!(series.history(at(40), 30 * SECOND).count, 0, "a gap");
+    for second in 11..40 {
+        series.fill(at(second), steady(second));
+        series.fill(at(second), steady(second));
+    }
+    assert_eq!(series.history(at(40), 30 * SECOND).count, 3_000);
+    assert_eq!(series.history(at(25), 5 * SECOND).count, 500, "at its true time");
+    assert_eq!(series.window(at(40), 30 * SECOND).count, 0, "no rule reads it");
+    series.push(at(41), steady(41));
+    assert_eq!(series.window(at(41), 30 * SECOND).count, 100);
+    assert_eq!(series.history(at(41), 41 * SECOND).count, 4_100, "nothing twice");
+}
+
+#[test]
+fn a_series_that_begins_anew_gets_its_past_from_late_messages() {
+    let mut series = Series::default();
+    series.push(at(100), steady(100));
+    (50..100).for_each(|second| series.fill(at(second), steady(second)));
+    assert_eq!(series.history(at(100), 60 * SECOND).count, 5_000);
+    series.push(at(101), steady(101));
+    assert_eq!(series.window(at(101), 60 * SECOND).count, 100);
+}
+
+#[test]
+fn late_messages_outside_of_a_gap_or_of_another_count_change_nothing() {
+    let mut series = Series::default();
+    for second in 0..=10 {
+        series.push(at(second), steady(second));
+    }
+    series.fill(at(5), steady(5));
+    series.push(at(40), steady(40));
+    series.fill(at(41), steady(41));
+    series.fill(at(20), cumulative(&[(1, 1_000_000)]));
+    assert_eq!(series.history(at(40), 60 * SECOND).count, 1_000);
+    series.rebase();
+    series.fill(at(20), steady(20));
+    assert_eq!(series.history(at(40), 60 * SECOND).count, 1_000, "the gap belonged to another epoch");
+}
+
+#[test]
+fn a_hole_in_what_came_late_stays_a_hole() {
+    let mut series = Series::default();
+    series.push(at(0), steady(0));
+    series.push(at(60), steady(60));
+    (1..=10).chain(50..60).for_each(|second| series.fill(at(second), steady(second)));
+    assert_eq!(series.history(at(60), 60 * SECOND).count, 2_000);
+}
