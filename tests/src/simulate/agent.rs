@@ -181,7 +181,13 @@ impl Agent {
                 (it.epoch, it.sequence, &self.counters.acknowledged)
             }
             Some(batch_reply::Message::Refusal(it)) => (it.epoch, it.sequence, &self.counters.refused),
-            Some(batch_reply::Message::Welcome(_)) | None => return Ok(false),
+            // The simulated load keeps its own pace.
+            Some(
+                batch_reply::Message::Welcome(_)
+                | batch_reply::Message::Pace(_)
+                | batch_reply::Message::Redirect(_),
+            )
+            | None => return Ok(false),
         };
         anyhow::ensure!(epoch == self.content.epoch(), "a reply about somebody else's batch");
         anyhow::ensure!(
