@@ -114,7 +114,11 @@ fn live_of(second: i64, late: bool, live_member: v1::LiveMember) -> v1::Live {
 }
 
 fn take(model: &mut Model, now: At, live: &v1::Live) -> Applied {
-    model.apply(now, LiveMessage { agent: AGENT_1, version: "", node: "", live }, |_| CLUSTER)
+    model.apply(
+        now,
+        LiveMessage { agent: AGENT_1, version: "", node: "", allowed_commands: &[], live },
+        |_| CLUSTER,
+    )
 }
 
 #[test]
