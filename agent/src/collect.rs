@@ -21,6 +21,7 @@ use crate::hub::Note;
 use crate::telemetry::Telemetry;
 
 pub mod address;
+pub mod cgroup;
 pub mod disk;
 pub mod member;
 pub mod node;
@@ -116,6 +117,7 @@ impl Collectors {
     pub fn start_process(&self, proc: &ProcFs, process: &EtcdProcess, cancel: &CancellationToken) {
         self.start(process::ProcessCollector::new(proc, process.id, self.periods.process), cancel);
         self.start(threads::ThreadsCollector::new(proc, process.id, self.periods.threads), cancel);
+        self.start(cgroup::CgroupCollector::new(proc, process, self.periods.cgroup), cancel);
         self.start(disk::DiskCollector::new(proc, process, self.periods.disk), cancel);
     }
 }
