@@ -11,6 +11,7 @@ pub mod decode;
 mod flush;
 pub mod migrate;
 mod presence;
+mod seen;
 mod settle;
 pub mod table;
 mod unit;

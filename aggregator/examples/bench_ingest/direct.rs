@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use etcdmon_aggregator::engine::ffi::{Connection, Library};
-use etcdmon_aggregator::store::block::{Block, Column};
+use etcdmon_aggregator::store::block::{Block, Column, native};
 use etcdmon_aggregator::store::migrate::MIGRATIONS;
 use etcdmon_aggregator::store::table::Table;
 use uuid::Uuid;
@@ -33,7 +33,7 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> anyhow::Result<()> 
         }
     }
     let inserts = TOTAL_ROWS / INSERT_ROWS;
-    let prepared: Vec<Vec<u8>> = (0..inserts).map(|number| encode(&block(table, number), &format)).collect();
+    let prepared: Vec<Vec<u8>> = (0..inserts).map(|number| encode(&blocks(table, number), &format)).collect();
     let sql = table.insert_statement();
     let sql = sql.trim_end_matches(" FORMAT Native");
     // One insert first, so that nothing is done for the first time while the clock runs.
@@ -78,33 +78,39 @@ fn insert(connection: &mut Connection, sql: &str, format: &str, bytes: &[u8]) ->
     Ok(())
 }
 
-fn block(table: Table, insert: usize) -> Block {
+/// The rows of one insert, as the writer has them: a block for each batch.
+fn blocks(table: Table, insert: usize) -> Vec<Block> {
     let (agent, epoch) = (Uuid::from_u128(7), Uuid::from_u128(8));
     let batches = INSERT_ROWS / BATCH_ROWS as usize;
-    let mut whole = Block::empty(table);
-    for batch in 0..batches {
+    let batch = |batch: usize| {
         let sequence = (insert * batches + batch) as u64;
-        decoded(table, agent, epoch, sequence, BATCH_ROWS)
-            .blocks
-            .iter()
-            .for_each(|block| whole.append(block));
-    }
-    whole
+        decoded(table, agent, epoch, sequence, BATCH_ROWS).blocks
+    };
+    (0..batches).flat_map(batch).collect()
 }
 
-fn encode(block: &Block, format: &str) -> Vec<u8> {
+fn encode(blocks: &[Block], format: &str) -> Vec<u8> {
+    let mut out = Vec::new();
     if format == "Native" {
-        return block.to_native();
+        let blocks: Vec<&Block> = blocks.iter().collect();
+        native::encode(&blocks, &mut |chunk: Vec<u8>| {
+            out.extend(chunk);
+            true
+        });
+        return out;
     }
-    let mut out = Vec::with_capacity(block.bytes() * 2);
-    for row in 0..block.rows() {
-        block.columns().iter().for_each(|column| write_value(column, row, &mut out));
+    for block in blocks {
+        let columns: Vec<Column> = block.columns().iter().map(Column::spread).collect();
+        for row in 0..block.rows() {
+            columns.iter().for_each(|column| write_value(column, row, &mut out));
+        }
     }
     out
 }
 
 fn write_value(column: &Column, row: usize, out: &mut Vec<u8>) {
     match column {
+        Column::Same(..) => unreachable!("columns were spread"),
         Column::Uuid(values) => {
             let (high, low) = values[row].as_u64_pair();
             out.extend_from_slice(&high.to_le_bytes());

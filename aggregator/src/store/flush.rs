@@ -7,12 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use etcdmon_service::backoff::Backoff;
 use etcdmon_service::logging::ErrorChain;
 use futures::stream::{self, StreamExt};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::block::Block;
@@ -25,8 +26,8 @@ use super::table::Table;
 use super::unit::Unit;
 use super::writer::Waiting;
 
-/// Inserts that run side by side.
-const PARALLEL: usize = 3;
+/// Inserts that run side by side; the embedded engine has connections left for questions.
+const PARALLEL: usize = 4;
 
 /// How long a question may take.
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -60,24 +61,27 @@ pub enum AttemptError {
     },
 }
 
-/// Stores groups, one after the other.
+/// Stores groups. Several may be under way at once: no batch is in two of them.
 pub struct Flusher {
     client: Client,
     /// Names this process in query ids.
     instance: String,
-    attempts: u64,
-    migrated: bool,
+    attempts: AtomicU64,
+    migrated: tokio::sync::Mutex<bool>,
+    /// Inserts that run side by side, over all groups.
+    inserts: Semaphore,
 }
 
 impl Flusher {
     /// Writes through `client`.
     pub fn new(client: Client) -> Self {
         let instance = format!("{}{}-", settle::PREFIX, uuid::Uuid::new_v4().simple());
-        Self { client, instance, attempts: 0, migrated: false }
+        let (migrated, inserts) = (tokio::sync::Mutex::new(false), Semaphore::new(PARALLEL));
+        Self { client, instance, attempts: AtomicU64::new(0), migrated, inserts }
     }
 
     /// Stores all of the group, however long it takes, and tells each batch.
-    pub async fn store(&mut self, mut group: Vec<Waiting>, counters: &Counters) {
+    pub async fn store(&self, mut group: Vec<Waiting>, counters: &Counters) {
         let began = Instant::now();
         // Only resent batches can be in an insert of another process.
         let mut foreign = group.iter().any(|waiting| waiting.uncertain);
@@ -112,7 +116,7 @@ impl Flusher {
     /// One try at every unit that is left; units that are stored leave the list. `foreign` is cleared once inserts of
     /// other processes are known to be over.
     async fn attempt(
-        &mut self,
+        &self,
         units: &mut Vec<Unit>,
         foreign: &mut bool,
         counters: &Counters,
@@ -120,13 +124,13 @@ impl Flusher {
         let result = self.attempt_units(units, foreign, counters).await;
         if result.is_err() {
             // Whatever it was: a database that was dropped meanwhile comes back this way.
-            self.migrated = false;
+            *self.migrated.lock().await = false;
         }
         result
     }
 
     async fn attempt_units(
-        &mut self,
+        &self,
         units: &mut Vec<Unit>,
         foreign: &mut bool,
         counters: &Counters,
@@ -137,20 +141,15 @@ impl Flusher {
             within("wait for other inserts", settle::await_foreign(&client, &self.instance)).await?;
             *foreign = false;
         }
-        let mut named = Vec::with_capacity(units.len());
-        for unit in units.drain(..) {
-            self.attempts += 1;
-            named.push((unit, format!("{}{}", self.instance, self.attempts)));
-        }
-        let client = &self.client;
-        let results: Vec<_> = stream::iter(named)
-            .map(|(mut unit, query_id)| async move {
-                let result = unit.store(client, query_id, counters).await;
-                (unit, result)
-            })
-            .buffer_unordered(PARALLEL)
-            .collect()
-            .await;
+        let store = async |mut unit: Unit| {
+            // Never closed.
+            let _turn = self.inserts.acquire().await;
+            let attempt = self.attempts.fetch_add(1, Ordering::Relaxed);
+            let result = unit.store(&self.client, format!("{}{attempt}", self.instance), counters).await;
+            (unit, result)
+        };
+        let results: Vec<_> =
+            stream::iter(units.drain(..)).map(store).buffer_unordered(PARALLEL).collect().await;
         let mut outcome = Ok(());
         for (unit, result) in results {
             if result.is_err() {
@@ -162,12 +161,13 @@ impl Flusher {
     }
 
     /// Brings the schema up to date, once after start and after every failure.
-    pub async fn prepare(&mut self) -> Result<(), AttemptError> {
-        if !self.migrated {
+    pub async fn prepare(&self) -> Result<(), AttemptError> {
+        let mut migrated = self.migrated.lock().await;
+        if !*migrated {
             tokio::time::timeout(ASK_TIMEOUT, migrate(&self.client)).await.map_err(|_| {
                 AttemptError::Statement { what: "migrate", source: clickhouse::error::Error::TimedOut }
             })??;
-            self.migrated = true;
+            *migrated = true;
         }
         Ok(())
     }
@@ -191,12 +191,12 @@ fn split(group: &mut [Waiting]) -> Vec<Unit> {
             for (day, part) in by_day(block) {
                 // Uncertain batches have units of their own: the others need no questions.
                 let key = (part.table, day, waiting.uncertain);
-                let batch = (waiting.batch.id, part.rows());
+                let id = waiting.batch.id;
                 match units.entry(key) {
                     Entry::Vacant(vacant) => {
-                        vacant.insert(Unit::new(part, batch, waiting.uncertain));
+                        vacant.insert(Unit::new(id, part, waiting.uncertain));
                     }
-                    Entry::Occupied(mut unit) => unit.get_mut().add(&part, batch),
+                    Entry::Occupied(mut unit) => unit.get_mut().add(id, part),
                 }
             }
         }

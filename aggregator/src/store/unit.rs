@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
 
-use super::block::Block;
+use super::block::{Block, native};
 use super::client::Client;
 use super::counters::Counters;
 use super::decode::BatchId;
 use super::flush::{AttemptError, within};
 use super::presence::{self, Present, Question};
 use super::settle;
+use super::table::Table;
 
-/// Bytes handed to the connection at a time.
-const CHUNK_BYTES: usize = 1 << 20;
+/// Encoded chunks that may wait for the connection.
+const CHUNKS: usize = 2;
 
 /// How long the connection may not take a chunk.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -26,15 +28,21 @@ const END_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One insert's worth of rows. Kept until all of them are known to be in the table.
 pub struct Unit {
-    block: Arc<Block>,
-    /// Batches in it with their number of rows, in the order of the block.
-    batches: Vec<(BatchId, usize)>,
+    table: Table,
+    parts: Arc<Vec<Part>>,
     /// The table may have some of the rows.
     uncertain: bool,
     /// An attempt that may still be running.
     earlier: Option<Attempt>,
     /// Rises when an insert ended well but its rows are not there: its token must not be used again.
     token_generation: u32,
+}
+
+/// One batch's rows; never none.
+#[derive(Clone)]
+struct Part {
+    batch: BatchId,
+    block: Block,
 }
 
 struct Attempt {
@@ -45,14 +53,21 @@ struct Attempt {
 
 impl Unit {
     /// A unit with the rows of one batch.
-    pub fn new(block: Block, batch: (BatchId, usize), uncertain: bool) -> Self {
-        Self { block: Arc::new(block), batches: vec![batch], uncertain, earlier: None, token_generation: 0 }
+    pub fn new(batch: BatchId, block: Block, uncertain: bool) -> Self {
+        let table = block.table;
+        let parts = Arc::new(vec![Part { batch, block }]);
+        Self { table, parts, uncertain, earlier: None, token_generation: 0 }
     }
 
     /// Adds rows of another batch.
-    pub fn add(&mut self, block: &Block, batch: (BatchId, usize)) {
-        Arc::make_mut(&mut self.block).append(block);
-        self.batches.push(batch);
+    pub fn add(&mut self, batch: BatchId, block: Block) {
+        debug_assert_eq!(self.table, block.table);
+        Arc::make_mut(&mut self.parts).push(Part { batch, block });
+    }
+
+    /// Rows that are not known to be in the table.
+    fn rows(&self) -> usize {
+        self.parts.iter().map(|part| part.block.rows()).sum()
     }
 
     /// Sees to it that the table has all rows, once each.
@@ -66,24 +81,24 @@ impl Unit {
         if self.uncertain {
             let present = self.ask(client, counters).await?;
             Counters::add(&counters.rows_present, self.remove(&present));
-            if self.block.rows() == 0 {
+            if self.parts.is_empty() {
                 return Ok(());
             }
         }
         let result = self.insert(client, query_id).await;
         Counters::add(if result.is_ok() { &counters.inserts } else { &counters.inserts_failed }, 1);
         result?;
-        let inserted = self.block.rows();
+        let inserted = self.rows();
         if self.uncertain {
             // The token of an earlier attempt may have made the table drop this one: only its answer counts.
             let present = self.ask(client, counters).await?;
             self.remove(&present);
-            if self.block.rows() > 0 {
+            if !self.parts.is_empty() {
                 self.token_generation += 1;
-                return Err(AttemptError::Missing { table: self.block.table.name() });
+                return Err(AttemptError::Missing { table: self.table.name() });
             }
         }
-        Counters::add(counters.rows_stored(self.block.table), inserted);
+        Counters::add(counters.rows_stored(self.table), inserted);
         Ok(())
     }
 
@@ -102,81 +117,101 @@ impl Unit {
 
     /// Which of the rows the table has.
     async fn ask(&self, client: &Client, counters: &Counters) -> Result<Present, AttemptError> {
-        let (mut question, mut begin) = (Question::default(), 0);
-        for (batch, rows) in &self.batches {
-            question.add(*batch, &self.block.times()[begin..begin + rows]);
-            begin += rows;
-        }
+        let mut question = Question::default();
+        self.parts.iter().for_each(|part| question.add(part.batch, part.block.times()));
         Counters::add(&counters.presence_checks, 1);
         let connection = client.connect()?;
-        within("ask for rows", presence::ask(&connection, self.block.table, &question)).await
+        within("ask for rows", presence::ask(&connection, self.table, &question)).await
     }
 
     /// Takes out the rows that are present; gives their number.
     fn remove(&mut self, present: &Present) -> usize {
         let none = HashSet::new();
-        let numbers = self.block.row_numbers();
-        let (mut keep, mut batches, mut begin) = (Vec::new(), Vec::new(), 0u32);
-        for (batch, rows) in &self.batches {
-            let has = present.get(batch).unwrap_or(&none);
-            let before = keep.len();
-            let end = begin + u32::try_from(*rows).expect("a unit has fewer rows than u32 holds");
-            keep.extend((begin..end).filter(|row| !has.contains(&numbers[*row as usize])));
-            begin = end;
-            if keep.len() > before {
-                batches.push((*batch, keep.len() - before));
+        let before = self.rows();
+        let missing = |part: &Part| {
+            let has = present.get(&part.batch).unwrap_or(&none);
+            let numbers = (0u32..).zip(part.block.row_numbers());
+            let keep: Vec<u32> =
+                numbers.filter(|(_, number)| !has.contains(number)).map(|(row, _)| row).collect();
+            match keep.len() {
+                0 => None,
+                all if all == part.block.rows() => Some(part.clone()),
+                _ => Some(Part { batch: part.batch, block: part.block.select(&keep) }),
             }
+        };
+        if !present.is_empty() {
+            self.parts = Arc::new(self.parts.iter().filter_map(missing).collect());
         }
-        let removed = self.block.rows() - keep.len();
-        if removed > 0 {
-            self.block = Arc::new(self.block.select(&keep));
-            self.batches = batches;
-        }
-        removed
+        before - self.rows()
     }
 
     async fn insert(&mut self, client: &Client, query_id: String) -> Result<(), AttemptError> {
-        let block = self.block.clone();
-        let encoded = tokio::task::spawn_blocking(move || Bytes::from(block.to_native())).await;
-        let encoded = match encoded {
-            Ok(encoded) => encoded,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        };
         let connection = client.connect()?;
         // Read after the connection: at worst a newer generation, in which nothing is found to be ended.
         let generation = client.generation()?;
         let mut insert = connection
-            .insert_formatted_with(self.block.table.insert_statement())
+            .insert_formatted_with(self.table.insert_statement())
             .with_setting("query_id", &query_id)
             .with_setting("async_insert", "0")
             .with_setting("insert_deduplication_token", self.token())
             .with_timeouts(Some(SEND_TIMEOUT), Some(END_TIMEOUT));
         self.earlier = Some(Attempt { query_id, generation });
-        let mut rest = encoded;
+        let mut chunks = self.encode();
         let failed = |source| AttemptError::Statement { what: "insert", source };
-        while !rest.is_empty() {
-            let chunk = rest.split_to(rest.len().min(CHUNK_BYTES));
+        while let Some(chunk) = chunks.recv().await {
             insert.send(chunk).await.map_err(failed)?;
         }
+        chunks.ended().await;
         insert.end().await.map_err(failed)?;
         self.earlier = None;
         Ok(())
     }
 
+    /// The rows in Native format, encoded on a thread of its own while the connection takes what is done.
+    fn encode(&self) -> Chunks {
+        let (sender, chunks) = mpsc::channel(CHUNKS);
+        let parts = self.parts.clone();
+        let thread = tokio::task::spawn_blocking(move || {
+            let blocks: Vec<&Block> = parts.iter().map(|part| &part.block).collect();
+            native::encode(&blocks, &mut |chunk: Vec<u8>| sender.blocking_send(Bytes::from(chunk)).is_ok());
+        });
+        Chunks { chunks, thread }
+    }
+
     /// The same for the same rows, so that the table itself drops a second insert of them.
     fn token(&self) -> String {
         let mut hash = Sha256::new();
-        hash.update(self.block.table.name());
+        hash.update(self.table.name());
         hash.update(self.token_generation.to_le_bytes());
-        for (batch, rows) in &self.batches {
-            hash.update(batch.agent.as_bytes());
-            hash.update(batch.epoch.as_bytes());
-            hash.update(batch.sequence.to_le_bytes());
-            hash.update((*rows as u64).to_le_bytes());
-        }
-        for number in self.block.row_numbers() {
-            hash.update(number.to_le_bytes());
+        for part in self.parts.iter() {
+            hash.update(part.batch.agent.as_bytes());
+            hash.update(part.batch.epoch.as_bytes());
+            hash.update(part.batch.sequence.to_le_bytes());
+            // Runs of numbers that rise by one: nearly always one run.
+            for run in part.block.row_numbers().chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+                hash.update(run[0].to_le_bytes());
+                hash.update((run.len() as u64).to_le_bytes());
+            }
         }
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Encoded bytes as they come, and the thread that makes them.
+struct Chunks {
+    chunks: mpsc::Receiver<Bytes>,
+    thread: tokio::task::JoinHandle<()>,
+}
+
+impl Chunks {
+    async fn recv(&mut self) -> Option<Bytes> {
+        self.chunks.recv().await
+    }
+
+    /// An encoder that panicked has written half of a block: that must never look like the end of an insert.
+    async fn ended(self) {
+        if let Err(panic) = self.thread.await {
+            std::panic::resume_unwind(panic.into_panic());
+        }
     }
 }

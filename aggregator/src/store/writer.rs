@@ -12,6 +12,7 @@ use std::time::Duration;
 use etcdmon_service::backoff::Backoff;
 use etcdmon_service::logging::ErrorChain;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,7 @@ use super::client::Client;
 use super::counters::Counters;
 use super::decode::{BatchId, Decoded};
 use super::flush::Flusher;
+use super::seen::Seen;
 
 /// Memory that waiting batches may take together, in bytes.
 const MEMORY_BYTES: usize = 256 << 20;
@@ -45,8 +47,8 @@ const PREPARE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Durati
 /// Batches between ingest and the writer. Memory is bounded by [`MEMORY_BYTES`]; this bounds bookkeeping.
 const QUEUE_BATCHES: usize = 4_096;
 
-/// Agent processes whose highest stored sequence is remembered.
-const MAX_EPOCHS: usize = 4_096;
+/// Groups that are stored side by side: one is put together and encoded while ClickHouse sorts and syncs the other.
+const OVERLAP: usize = 2;
 
 /// The batch was not stored, because the aggregator is stopping. Its agent sends it again.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -112,8 +114,13 @@ impl Store {
             stop: stop.clone(),
         });
         let (queue, queued) = mpsc::channel(QUEUE_BATCHES);
-        let writer =
-            Writer { queued, shared: shared.clone(), flusher: Flusher::new(client), highest: HashMap::new() };
+        let writer = Writer {
+            queued,
+            shared: shared.clone(),
+            flusher: Arc::new(Flusher::new(client)),
+            flushing: JoinSet::new(),
+            seen: Seen::default(),
+        };
         let task = tokio::spawn(writer.run());
         (Self { shared, queue }, task)
     }
@@ -193,10 +200,12 @@ impl Store {
 struct Writer {
     queued: mpsc::Receiver<Waiting>,
     shared: Arc<Shared>,
-    flusher: Flusher,
-    /// Highest sequence stored of an agent process. A lower one is taken for a resend even when its agent does not say
-    /// so; that costs a look, while believing it could store rows twice.
-    highest: HashMap<(uuid::Uuid, uuid::Uuid), u64>,
+    flusher: Arc<Flusher>,
+    /// Groups that are being stored.
+    flushing: JoinSet<()>,
+    /// A batch that was taken in before is taken for a resend even when its agent does not say so; that costs a look,
+    /// while believing it could store rows twice.
+    seen: Seen,
 }
 
 impl Writer {
@@ -208,26 +217,27 @@ impl Writer {
         }
         let mut next = Instant::now();
         loop {
+            // Room first: what comes meanwhile gathers in the queue.
+            let room = async {
+                while self.flushing.len() >= OVERLAP {
+                    reap(self.flushing.join_next().await);
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = room => {}
+            }
             let first = tokio::select! {
                 biased;
-                () = self.shared.stop.cancelled() => break,
+                () = stop.cancelled() => break,
                 first = self.queued.recv() => first,
             };
-            let Some(first) = first else { return };
-            let close_at = next.max(Instant::now() + GATHER);
-            let group = self.gather(first, close_at).await;
+            // The last handle is gone.
+            let Some(first) = first else { break };
+            let group = self.gather(first, next.max(Instant::now() + GATHER)).await;
             next = Instant::now() + GROUP_INTERVAL;
-            let stop = self.shared.stop.clone();
-            let flush = self.store(group);
-            tokio::pin!(flush);
-            tokio::select! {
-                () = &mut flush => continue,
-                () = stop.cancelled() => {}
-            }
-            // What was begun may end; what is not stored by then is sent again by its agent.
-            if tokio::time::timeout(DRAIN_TIMEOUT, flush).await.is_err() {
-                return;
-            }
+            self.store(group);
         }
         self.drain().await;
     }
@@ -247,14 +257,21 @@ impl Writer {
         self.shared.ready.store(true, Ordering::Relaxed);
     }
 
-    /// Stores what is queued at shutdown.
+    /// Stores what is under way and queued at shutdown. What is not stored by then is sent again by its agent.
     async fn drain(&mut self) {
         self.queued.close();
         let deadline = Instant::now() + DRAIN_TIMEOUT;
-        while let Ok(first) = self.queued.try_recv() {
-            let group = self.gather(first, Instant::now()).await;
-            if timeout_at(deadline, self.store(group)).await.is_err() {
-                return;
+        loop {
+            while self.flushing.len() < OVERLAP
+                && let Ok(first) = self.queued.try_recv()
+            {
+                let group = self.gather(first, Instant::now()).await;
+                self.store(group);
+            }
+            match timeout_at(deadline, self.flushing.join_next()).await {
+                Ok(Some(ended)) => reap(Some(ended)),
+                // Nothing is left, or no time.
+                Ok(None) | Err(_) => return,
             }
         }
     }
@@ -272,22 +289,21 @@ impl Writer {
             group.push(next);
         }
         for waiting in &mut group {
-            let id = waiting.batch.id;
-            let known = self.highest.get(&(id.agent, id.epoch));
-            waiting.uncertain |= known.is_some_and(|highest| id.sequence <= *highest);
+            // Noted before it is stored: as long as it is in a group, a resend is merged with it.
+            waiting.uncertain |= self.seen.note(&waiting.batch.id);
         }
         group
     }
 
-    async fn store(&mut self, group: Vec<Waiting>) {
-        let ids: Vec<BatchId> = group.iter().map(|waiting| waiting.batch.id).collect();
-        self.flusher.store(group, &self.shared.counters).await;
-        if self.highest.len() > MAX_EPOCHS {
-            self.highest.clear();
-        }
-        for id in ids {
-            let highest = self.highest.entry((id.agent, id.epoch)).or_default();
-            *highest = (*highest).max(id.sequence);
-        }
+    fn store(&mut self, group: Vec<Waiting>) {
+        let (flusher, shared) = (self.flusher.clone(), self.shared.clone());
+        self.flushing.spawn(async move { flusher.store(group, &shared.counters).await });
+    }
+}
+
+/// A group whose task panicked has found a bug of ours; its batches were not acknowledged and come again.
+fn reap(ended: Option<Result<(), JoinError>>) {
+    if let Some(Err(error)) = ended {
+        tracing::error!(%error, "storing a group ended abnormally");
     }
 }

@@ -3,7 +3,7 @@
 use etcdmon_proto::convert::undelta_i64;
 use etcdmon_proto::v1;
 
-use super::common::{Checker, CommonColumns, Rows};
+use super::common::{Checker, Rows};
 use super::{DecodeError, message, time};
 use crate::store::block::{Column, Dictionary};
 use crate::store::table::Table;
@@ -15,7 +15,7 @@ pub fn events(rows: &mut Rows, section: &v1::Section) -> Result<(), DecodeError>
     let columns: v1::Events = message(SECTION, &section.payload)?;
     let mono = undelta_i64(check.column("mono_ns_delta", &columns.mono_ns_delta)?);
     let at = rows.timeline.walls(SECTION, "mono_ns_delta", &mono)?;
-    let mut common = CommonColumns::default();
+    let mut common = rows.members.columns(check.rows);
     for (member, at) in check.column("member_plus_one", &columns.member_plus_one)?.iter().zip(at) {
         common.push(rows.members.at_plus_one(SECTION, *member)?, at);
     }
@@ -31,7 +31,7 @@ pub fn ledger(rows: &mut Rows, section: &v1::Section) -> Result<(), DecodeError>
     let check = Checker::new(SECTION, section);
     let columns: v1::Ledger = message(SECTION, &section.payload)?;
     let at = time::counted(check, "minute_delta", &columns.minute_delta, time::MINUTE_NS)?;
-    let mut common = CommonColumns::default();
+    let mut common = rows.members.columns(check.rows);
     for (member, at) in check.column("member_plus_one", &columns.member_plus_one)?.iter().zip(at) {
         common.push(rows.members.at_plus_one(SECTION, *member)?, at);
     }

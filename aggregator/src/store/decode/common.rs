@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::time::TimeLine;
 use super::{BatchId, ClusterNames, DecodeError, Decoded};
-use crate::store::block::{Block, Column, Dictionary, Histograms};
+use crate::store::block::{Block, Column, Dictionary, Histograms, Value};
 use crate::store::table::Table;
 
 /// Most values that one histogram may hold: far beyond what a machine does in a second, and low enough that the sum over
@@ -15,8 +15,8 @@ const MAX_COUNT: u64 = 1 << 40;
 
 /// What rows need of a member.
 pub struct MemberFacts {
-    /// Our name of its cluster, as text.
-    pub cluster: String,
+    /// Number of its cluster among the batch's clusters.
+    cluster: u32,
     /// etcd's id.
     pub id: u64,
     /// Process id.
@@ -27,19 +27,34 @@ pub struct MemberFacts {
 pub struct Members {
     members: Vec<MemberFacts>,
     node: MemberFacts,
+    /// Our names of the clusters, as text.
+    clusters: Dictionary,
 }
 
 impl Members {
     /// From the batch's list. A cluster id of 0 (etcd's identity not known yet) and the node itself go under the nil UUID.
     pub fn new(members: &[v1::Member], names: &dyn ClusterNames) -> Self {
-        let cluster = |id| if id == 0 { Uuid::nil() } else { names.cluster_uuid(id) };
-        let facts = |member: &v1::Member| MemberFacts {
-            cluster: cluster(member.cluster_id).to_string(),
-            id: member.member_id,
-            pid: member.process.as_ref().map_or(0, |process| process.pid),
+        let mut clusters = Dictionary::default();
+        let mut cluster = |id| {
+            let name = if id == 0 { Uuid::nil() } else { names.cluster_uuid(id) };
+            clusters.number(&name.to_string())
         };
-        let node = MemberFacts { cluster: Uuid::nil().to_string(), id: 0, pid: 0 };
-        Self { members: members.iter().map(facts).collect(), node }
+        let facts = members
+            .iter()
+            .map(|member| MemberFacts {
+                cluster: cluster(member.cluster_id),
+                id: member.member_id,
+                pid: member.process.as_ref().map_or(0, |process| process.pid),
+            })
+            .collect();
+        let node = MemberFacts { cluster: cluster(0), id: 0, pid: 0 };
+        Self { members: facts, node, clusters }
+    }
+
+    /// Columns for so many rows of members.
+    pub fn columns(&self, rows: usize) -> CommonColumns {
+        let (member, at) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+        CommonColumns { cluster: self.clusters.clone(), member, at }
     }
 
     /// The member at a position.
@@ -92,9 +107,9 @@ impl Rows {
         let first = earlier.map_or(0, |position| self.blocks[position].rows());
         let numbers = (0u32..).skip(first).take(rows).collect();
         let mut columns = vec![
-            Column::Uuid(vec![self.id.agent; rows]),
-            Column::Uuid(vec![self.id.epoch; rows]),
-            Column::U64(vec![self.id.sequence; rows]),
+            Column::Same(Value::Uuid(self.id.agent), rows),
+            Column::Same(Value::Uuid(self.id.epoch), rows),
+            Column::Same(Value::U64(self.id.sequence), rows),
             Column::U32(numbers),
             Column::Text(common.cluster),
             Column::U64(common.member),
@@ -115,7 +130,6 @@ impl Rows {
 }
 
 /// The columns that differ from row to row in every table.
-#[derive(Default)]
 pub struct CommonColumns {
     cluster: Dictionary,
     member: Vec<u64>,
@@ -125,7 +139,7 @@ pub struct CommonColumns {
 impl CommonColumns {
     /// Appends a row.
     pub fn push(&mut self, member: &MemberFacts, at: i64) {
-        self.cluster.push(&member.cluster);
+        self.cluster.push_number(member.cluster);
         self.member.push(member.id);
         self.at.push(at);
     }
@@ -158,14 +172,22 @@ impl Checker {
     }
 
     /// A text column of names that repeat.
-    pub fn names<T: Copy>(
+    pub fn names<T: Copy + PartialEq>(
         self,
         column: &'static str,
         values: &[T],
         name: impl Fn(T) -> &'static str,
     ) -> Result<Dictionary, DecodeError> {
         let mut names = Dictionary::default();
-        self.column(column, values)?.iter().for_each(|value| names.push(name(*value)));
+        let mut last: Option<(T, u32)> = None;
+        for value in self.column(column, values)? {
+            let number = match last {
+                Some((same, number)) if same == *value => number,
+                _ => names.number(name(*value)),
+            };
+            last = Some((*value, number));
+            names.push_number(number);
+        }
         Ok(names)
     }
 

@@ -3,9 +3,9 @@
 use etcdmon_proto::convert::undelta_i64;
 use etcdmon_proto::v1;
 
-use super::common::{Checker, CommonColumns, Rows, class_name};
+use super::common::{Checker, Rows, class_name};
 use super::{DecodeError, message, time};
-use crate::store::block::{Column, Dictionary};
+use crate::store::block::{Column, Dictionary, Value};
 use crate::store::table::Table;
 
 /// Rows of `sync_histograms`.
@@ -13,7 +13,7 @@ pub fn histograms(rows: &mut Rows, section: &v1::Section) -> Result<(), DecodeEr
     const SECTION: &str = "sync_histogram";
     let check = Checker::new(SECTION, section);
     let columns: v1::SyncHistograms = message(SECTION, &section.payload)?;
-    let mut common = CommonColumns::default();
+    let mut common = rows.members.columns(check.rows);
     let at = time::counted(check, "second_delta", &columns.second_delta, time::SECOND_NS)?;
     for (member, at) in check.column("member", &columns.member)?.iter().zip(at) {
         common.push(rows.members.at(SECTION, *member)?, at);
@@ -41,7 +41,7 @@ pub fn syncs(rows: &mut Rows, section: &v1::Section) -> Result<(), DecodeError> 
     let columns: v1::Syncs = message(SECTION, &section.payload)?;
     let start = undelta_i64(check.column("start_mono_ns_delta", &columns.start_mono_ns_delta)?);
     let at = rows.timeline.walls(SECTION, "start_mono_ns_delta", &start)?;
-    let (mut common, mut pid) = (CommonColumns::default(), Vec::with_capacity(check.rows));
+    let (mut common, mut pid) = (rows.members.columns(check.rows), Vec::with_capacity(check.rows));
     for (member, at) in check.column("member", &columns.member)?.iter().zip(at) {
         let member = rows.members.at(SECTION, *member)?;
         common.push(member, at);
@@ -51,7 +51,7 @@ pub fn syncs(rows: &mut Rows, section: &v1::Section) -> Result<(), DecodeError> 
     let class: Dictionary = check.names("file_class", &columns.file_class, class_name)?;
     let rest = vec![
         Column::Text(class),
-        Column::Uuid(vec![rows.boot; check.rows]),
+        Column::Same(Value::Uuid(rows.boot), check.rows),
         // `walls` refused negative ones.
         Column::U64(start.iter().map(|start| start.unsigned_abs()).collect()),
         Column::U64(check.column("latency_ns", &columns.latency_ns)?.to_vec()),
@@ -63,8 +63,8 @@ pub fn syncs(rows: &mut Rows, section: &v1::Section) -> Result<(), DecodeError> 
         Column::U32(check.column("device", &columns.device)?.to_vec()),
         Column::I32(check.column("result", &columns.result)?.to_vec()),
         Column::Text(check.names("reason", &columns.reason, reason)?),
-        Column::U32(vec![columns.sample_every; check.rows]),
-        Column::U64(vec![columns.slow_ns; check.rows]),
+        Column::Same(Value::U32(columns.sample_every), check.rows),
+        Column::Same(Value::U64(columns.slow_ns), check.rows),
     ];
     rows.add(Table::Syncs, common, rest);
     Ok(())

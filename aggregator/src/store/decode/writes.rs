@@ -2,7 +2,7 @@
 
 use etcdmon_proto::v1;
 
-use super::common::{Checker, CommonColumns, Rows, class_name};
+use super::common::{Checker, Rows, class_name};
 use super::{DecodeError, message, time};
 use crate::store::block::Column;
 use crate::store::table::Table;
@@ -12,7 +12,7 @@ pub fn writes(rows: &mut Rows, section: &v1::Section) -> Result<(), DecodeError>
     const SECTION: &str = "write";
     let check = Checker::new(SECTION, section);
     let columns: v1::Writes = message(SECTION, &section.payload)?;
-    let mut common = CommonColumns::default();
+    let mut common = rows.members.columns(check.rows);
     let at = time::counted(check, "second_delta", &columns.second_delta, time::SECOND_NS)?;
     for (member, at) in check.column("member", &columns.member)?.iter().zip(at) {
         common.push(rows.members.at(SECTION, *member)?, at);
