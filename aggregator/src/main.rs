@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Command;
-use etcdmon_aggregator::config::{self, Config, SCHEMA};
+use clap::{ArgMatches, Command};
+use etcdmon_aggregator::config::{self, Config, Effective, SCHEMA};
 use etcdmon_aggregator::{Aggregator, engine};
 use etcdmon_service::logging::{self, ErrorChain};
 use etcdmon_service::{process, shutdown};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Exit code for settings that can't be used, as in sysexits.h.
 const EX_CONFIG: u8 = 78;
@@ -44,10 +45,10 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    serve(config)
+    serve(config, flags, effective)
 }
 
-fn serve(config: Config) -> ExitCode {
+fn serve(config: Config, flags: ArgMatches, effective: Effective) -> ExitCode {
     if let Err(error) = logging::init(config.log_format, &config.log_filter) {
         eprintln!("etcd-monitor-aggregator: settings: log.filter: {error}");
         return ExitCode::from(EX_CONFIG);
@@ -61,7 +62,7 @@ fn serve(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(config)) {
+    match runtime.block_on(run(config, flags, effective)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %ErrorChain(error.as_ref()), "the aggregator ends");
@@ -70,13 +71,33 @@ fn serve(config: Config) -> ExitCode {
     }
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(config: Config, flags: ArgMatches, effective: Effective) -> anyhow::Result<()> {
     let end = shutdown::token()?;
+    tokio::spawn(check_on_hangup(signal(SignalKind::hangup())?, flags, effective));
     if !config.ingest.ip().is_loopback() {
         tracing::warn!(address = %config.ingest, "agents are taken in from other hosts without authentication and encryption");
     }
     Aggregator::build(config).await?.run(end).await?;
     Ok(())
+}
+
+/// SIGHUP: reads the settings again and says what a restart would change. A faulty file changes nothing.
+async fn check_on_hangup(mut hangups: Signal, flags: ArgMatches, current: Effective) {
+    while hangups.recv().await.is_some() {
+        match config::load(&flags, std::env::vars()) {
+            Err(faults) => tracing::error!(%faults, "settings are faulty, the old ones stay in force"),
+            Ok((_, new)) => {
+                let pairs = new.iter().zip(&current);
+                let differ = pairs.filter(|(new, old)| new.1 != old.1);
+                let changed: Vec<&str> = differ.map(|(new, _)| new.0.as_str()).collect();
+                if changed.is_empty() {
+                    tracing::info!("settings unchanged");
+                } else {
+                    tracing::warn!(?changed, "settings changed: restart the aggregator to apply them");
+                }
+            }
+        }
+    }
 }
 
 fn run_engine(arguments: impl Iterator<Item = OsString>) -> ExitCode {

@@ -214,6 +214,12 @@ fn their_command_lines_run_in_a_clean_root() {
         let agents = api.agents().await?;
         ensure!(agents.iter().all(|agent| agent["degraded"] == json!([])), "degraded: {agents:?}");
 
+        for service in [&mut agent, &mut aggregator] {
+            service.daemon.process()?.signal(libc::SIGHUP)?;
+            service.daemon.wait_output(&["settings unchanged"], LIMIT).await?;
+            service.daemon.check_healthy()?;
+        }
+
         let blind = async || Ok::<_, anyhow::Error>(losses(&api.ledger(&id, since).await?).1);
         let stopped = SystemTime::now();
         agent.stop().await?;
