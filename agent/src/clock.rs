@@ -59,6 +59,42 @@ pub fn mono_ns() -> u64 {
     clock_ns(libc::CLOCK_MONOTONIC).unsigned_abs()
 }
 
+/// How well the wall clock is kept, as the kernel was told by whoever keeps it (NTP, PTP).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Discipline {
+    /// False when nobody keeps it.
+    pub synchronized: bool,
+    /// What is still to be corrected; 0 when steered in another way than by the kernel's own loop, as chrony does.
+    pub offset_seconds: f64,
+    /// Bound of the error; grows by 500 us a second while nobody keeps the clock.
+    pub max_error_seconds: f64,
+    /// Estimate of the error.
+    pub estimated_error_seconds: f64,
+    /// How much faster the clock is made to run than its hardware does.
+    pub frequency_ratio: f64,
+}
+
+impl Discipline {
+    /// Read only: nothing is adjusted. `None` where it may not be asked.
+    pub fn now() -> Option<Self> {
+        // SAFETY: all zeros is a valid timex, and with `modes` 0 it is only read into.
+        let mut state: libc::timex = unsafe { std::mem::zeroed() };
+        // SAFETY: `state` is valid for the duration of the call.
+        if unsafe { libc::adjtimex(&raw mut state) } < 0 {
+            return None;
+        }
+        let fraction = if state.status & libc::STA_NANO != 0 { 1e9 } else { 1e6 };
+        Some(Self {
+            synchronized: state.status & libc::STA_UNSYNC == 0,
+            offset_seconds: state.offset as f64 / fraction,
+            max_error_seconds: state.maxerror as f64 / 1e6,
+            estimated_error_seconds: state.esterror as f64 / 1e6,
+            // In units of 2^-16 ppm.
+            frequency_ratio: state.freq as f64 / 65_536.0 / 1e6,
+        })
+    }
+}
+
 /// CPU time that the calling thread has used.
 pub fn thread_cpu() -> Duration {
     Duration::from_nanos(clock_ns(libc::CLOCK_THREAD_CPUTIME_ID).unsigned_abs())

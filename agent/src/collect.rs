@@ -24,6 +24,7 @@ pub mod address;
 pub mod cgroup;
 pub mod disk;
 pub mod member;
+pub mod network;
 pub mod node;
 pub mod process;
 mod procfile;
@@ -111,6 +112,7 @@ impl Collectors {
     /// Starts those that read what the kernel says of the node.
     pub fn start_node(&self, cancel: &CancellationToken) {
         self.start(node::NodeCollector::new(self.periods.node), cancel);
+        self.start(network::NetworkCollector::new(self.periods.network), cancel);
     }
 
     /// Starts those that read what the kernel says of an etcd process.
