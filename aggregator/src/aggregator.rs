@@ -1,9 +1,9 @@
 //! Wires the parts and runs them. The data path in one screen:
 //!
 //! agents → ingest ─┬→ store → query → API
-//!                  └→ evaluation (model → rules → alerts → notices) → outbox → channels
+//!    or agentless  └→ evaluation (model → rules → alerts → notices) → outbox → channels
 //!
-//! Order of the end: readiness false → ingest stops → store drains → evaluation commits → outbox delivers what is due →
+//! Order of the end: readiness false → ingest and polling stop → store drains → evaluation commits → outbox delivers what is due →
 //! engine ends → API last, so that probes see the truth to the end.
 
 use std::net::SocketAddr;
@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::agentless::{self, Agentless};
 use crate::api::{self, Access, Health};
 use crate::clock::Clock;
 use crate::config::{ClickHouse, Config};
@@ -88,6 +89,7 @@ pub struct Aggregator {
     stop_store: CancellationToken,
     stop_ingest: CancellationToken,
     service: Service,
+    poller: agentless::Runner,
     health: Health,
     router: axum::Router,
     evaluation: Evaluation,
@@ -112,14 +114,29 @@ impl Aggregator {
         let store = Store::start(client.clone(), stop_store.clone());
         let (live, facts) = mpsc::channel(LIVE_QUEUE);
         let options = ingest::Options { batch_interval: config.batch_interval, ..ingest::Options::default() };
-        let service =
-            Service::new(store.0.clone(), Arc::new(registry.clone()), live, options, stop_ingest.clone());
+        let service = Service::new(
+            store.0.clone(),
+            Arc::new(registry.clone()),
+            live.clone(),
+            options,
+            stop_ingest.clone(),
+        );
         let channels = channels(&config)?;
         let (orders, order_inbox) = mpsc::channel(ORDER_QUEUE);
         let (outcome_sender, outcomes) = mpsc::channel(OUTCOME_QUEUE);
         let mut outbox = Outbox::new(channels.clone(), state.clone(), clock, order_inbox, outcome_sender);
         outbox.restore(state.outbox().await?);
         let (view, views) = watch::channel(Arc::new(View { made_at: clock.now(), ..View::default() }));
+        let parts = agentless::Parts {
+            installation: registry.installation(),
+            clock,
+            store: store.0.clone(),
+            registry: registry.clone(),
+            live,
+            view: views.clone(),
+            batch_interval: config.batch_interval,
+        };
+        let (agentless, poller) = Agentless::load(parts, state.clone(), config.agentless.clone()).await?;
         let deliveries = Deliveries::default();
         let evaluation = Evaluation::restore(evaluate::Parts {
             clock,
@@ -147,6 +164,7 @@ impl Aggregator {
             query: Query::new(client),
             health: health.clone(),
             exposition: Exposition::new(sources, &deliveries),
+            agentless,
             access: Access::new(config.token.as_ref(), &config.host_names),
         });
         Ok(Self {
@@ -158,6 +176,7 @@ impl Aggregator {
             stop_store,
             stop_ingest,
             service,
+            poller,
             health,
             router,
             evaluation,
@@ -193,6 +212,7 @@ impl Aggregator {
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let api = tokio::spawn(server::serve(self.api, self.router, stop_api.clone()));
         let ingest = tokio::spawn(ingest::serve(self.ingest, self.service, None, self.stop_ingest.clone()));
+        let poller = tokio::spawn(self.poller.run(self.stop_ingest.clone()));
         let evaluation =
             tokio::spawn(self.evaluation.run(self.facts, self.outcomes, stop_evaluation.clone()));
         let outbox = tokio::spawn(self.outbox.run(stop_outbox.clone()));
@@ -212,6 +232,7 @@ impl Aggregator {
             Ok(Err(error)) => tracing::error!(%error, "ingest ended with an error"),
             Err(error) => tracing::error!(%error, "ingest ended abnormally"),
         }
+        ended("agentless", poller).await;
         self.stop_store.cancel();
         ended("store", self.store.1).await;
         stop_evaluation.cancel();

@@ -2,7 +2,7 @@
 //!
 //! Whatever goes wrong is answered as `application/problem+json` (RFC 9457). On loopback anybody on the host may read,
 //! but only under a loopback host name, so that a web page can't reach us by rebinding its own name; elsewhere a bearer
-//! token is needed. Nothing here changes anything.
+//! token is needed. What changes anything needs it everywhere.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +18,14 @@ use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::agentless::Agentless;
 use crate::clock::Clock;
 use crate::expose::Exposition;
 use crate::query::Query;
 use crate::view::View;
 
 mod access;
+mod agentless;
 mod clusters;
 mod extract;
 mod problem;
@@ -38,7 +40,7 @@ pub use system::Health;
 /// A request that has no answer after this long is given up.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Largest request body, in bytes. No request has one yet.
+/// Largest request body, in bytes.
 const MAX_BODY_BYTES: usize = 64 << 10;
 
 /// Questions to ClickHouse at the same time; more wait until [`TIMEOUT`].
@@ -57,6 +59,9 @@ struct Shared {
     queries: Semaphore,
     health: Health,
     exposition: Exposition,
+    agentless: Agentless,
+    /// Whether requests show a token.
+    has_token: bool,
     openapi: String,
 }
 
@@ -72,6 +77,8 @@ pub struct Parts {
     pub health: Health,
     /// What `/metrics` shows.
     pub exposition: Exposition,
+    /// What is watched without agents.
+    pub agentless: Agentless,
     /// Who may ask.
     pub access: Access,
 }
@@ -87,6 +94,7 @@ pub struct Parts {
         (name = "clusters", description = "Clusters, members and leaders now"),
         (name = "telemetry", description = "What was stored, by time range; the last hour unless asked otherwise"),
         (name = "alerts", description = "Alerts now and of the last day"),
+        (name = "agentless", description = "Clusters that are watched without agents"),
         (name = "system", description = "The aggregator itself"),
     ),
 )]
@@ -105,6 +113,8 @@ fn routes() -> OpenApiRouter<Context> {
         .routes(routes!(clusters::leader))
         .routes(routes!(clusters::alerts))
         .routes(routes!(clusters::agents))
+        .routes(routes!(agentless::list, agentless::add))
+        .routes(routes!(agentless::one, agentless::edit, agentless::remove))
         .routes(routes!(telemetry::current_metrics))
         .routes(routes!(telemetry::syncs))
         .routes(routes!(telemetry::sync_counts))
@@ -133,6 +143,8 @@ pub fn router(parts: Parts) -> Router {
         queries: Semaphore::new(QUERIES),
         health: parts.health,
         exposition: parts.exposition,
+        agentless: parts.agentless,
+        has_token: matches!(parts.access, Access::Token { .. }),
         openapi,
     };
     let (router, _description) = routes().split_for_parts();

@@ -9,6 +9,7 @@ use etcdmon_service::logging::Format;
 use etcdmon_service::secret::Secret;
 use etcdmon_service::settings::{ByteSize, Faults, Millis, Schema, Setting, Settings, Source};
 
+use crate::agentless::{MAX_TARGETS, Spec, Target};
 use crate::notify::channel::Webhook;
 
 /// Every setting.
@@ -34,6 +35,13 @@ const SETTINGS: &[Setting] = &[
     Setting::new("clickhouse.library", "FILE", "", "Library of the embedded engine; empty = the usual places"),
     Setting::new("clickhouse.memory-bytes", "SIZE", "2GiB", "Memory that the embedded engine may take"),
     Setting::new("ingest.batch-interval", "TIME", "2s", "How long agents collect before they close a batch"),
+    Setting::new(
+        "agentless",
+        "CLUSTER",
+        "",
+        "Cluster to watch without agents: a table with name, endpoints and, if needed, ca-file, cert-file, key-file, server-name, metrics-url, interval; as a flag the same in JSON",
+    )
+    .list(),
     Setting::new("alert.webhook", "URL", "", "Receiver of alerts, in Alertmanager's webhook format").list(),
     Setting::new("alert.console", "BOOL", "true", "Print alerts on standard output"),
     Setting::new("log.format", "FORMAT", "text", "text or json"),
@@ -90,6 +98,8 @@ pub struct Config {
     pub database: String,
     /// How long agents collect before they close a batch.
     pub batch_interval: Duration,
+    /// Clusters to watch without agents.
+    pub agentless: Vec<(Spec, Target)>,
     /// Receivers of alerts.
     pub webhooks: Vec<String>,
     /// Whether alerts are printed.
@@ -124,6 +134,7 @@ pub fn load(
         clickhouse: clickhouse(&mut settings),
         database: database(&mut settings),
         batch_interval: batch_interval(&mut settings),
+        agentless: agentless(&mut settings),
         webhooks: webhooks(&mut settings),
         console: settings.read("alert.console"),
         log_format: settings.read("log.format"),
@@ -228,6 +239,28 @@ fn batch_interval(settings: &mut Settings) -> Duration {
         settings.fault("ingest.batch-interval", "lies outside 100ms to 1m");
     }
     interval
+}
+
+fn agentless(settings: &mut Settings) -> Vec<(Spec, Target)> {
+    let specs: Vec<Spec> = settings.list("agentless");
+    if specs.len() > MAX_TARGETS {
+        settings.fault("agentless", format!("has more than {MAX_TARGETS} clusters"));
+    }
+    let mut checked: Vec<(Spec, Target)> = Vec::new();
+    for spec in specs {
+        if checked.iter().any(|(known, _)| known.name == spec.name) {
+            settings.fault("agentless", format!("{:?} is given twice", spec.name));
+        }
+        match spec.check() {
+            Ok(target) => checked.push((spec, target)),
+            Err(faults) => {
+                for fault in faults {
+                    settings.fault("agentless", format!("{:?}: {fault}", spec.name));
+                }
+            }
+        }
+    }
+    checked
 }
 
 fn webhooks(settings: &mut Settings) -> Vec<String> {

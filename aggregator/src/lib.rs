@@ -3,8 +3,9 @@
 //! One data path, read from left to right: [`ingest`] takes batches from agents, [`store`] writes them to ClickHouse
 //! exactly once, [`query`] is the only reader of the tables. [`engine`] is the embedded ClickHouse. Beside it the live
 //! path, which needs no ClickHouse: [`ingest`] → [`cluster`] (the model) → [`rule`] → [`alert`] → [`notify`], driven by
-//! [`evaluate`] and kept in [`state`]. [`api`] shows both.
+//! [`evaluate`] and kept in [`state`]. [`api`] shows both. [`agentless`] feeds both with clusters where no agent may run.
 
+pub mod agentless;
 mod aggregator;
 pub mod alert;
 pub mod api;

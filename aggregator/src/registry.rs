@@ -64,10 +64,28 @@ impl Registry {
             return entry.cluster;
         }
         let cluster = derive(known.installation, etcd_cluster_id);
-        let name = format!("etcd-{:08x}", etcd_cluster_id >> 32);
+        let name = default_name(etcd_cluster_id);
         known.insert(etcd_cluster_id, Entry { cluster, name });
         known.unsaved.push(etcd_cluster_id);
         cluster
+    }
+
+    /// This installation's random id.
+    pub fn installation(&self) -> Uuid {
+        self.lock().installation
+    }
+
+    /// Names a cluster that nobody has named yet.
+    pub fn suggest_name(&self, etcd_cluster_id: u64, name: &str) {
+        // Makes it known first.
+        let _cluster = self.cluster_of(etcd_cluster_id);
+        let mut known = self.lock();
+        let taken = known.by_etcd_id.values().any(|entry| entry.name == name);
+        let Some(entry) = known.by_etcd_id.get_mut(&etcd_cluster_id) else { return };
+        if !taken && entry.name == default_name(etcd_cluster_id) {
+            name.clone_into(&mut entry.name);
+            known.unsaved.push(etcd_cluster_id);
+        }
     }
 
     /// The name of a cluster; its id when it has none.
@@ -93,6 +111,10 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn default_name(etcd_cluster_id: u64) -> String {
+    format!("etcd-{:08x}", etcd_cluster_id >> 32)
 }
 
 /// Our lasting id for an etcd cluster id.
@@ -178,6 +200,17 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         let foreign = Registry::load(&State::open(other.path()).unwrap()).await.unwrap().cluster_of(7);
         assert_ne!(foreign, lost, "another installation, another id");
+    }
+
+    #[test]
+    fn a_name_is_taken_once_and_only_in_place_of_a_made_up_one() {
+        let registry = Registry::default();
+        registry.suggest_name(7, "blue");
+        registry.suggest_name(7, "green");
+        registry.suggest_name(8, "blue");
+        assert_eq!(registry.name(registry.cluster_of(7)), "blue");
+        assert_eq!(registry.name(registry.cluster_of(8)), default_name(8));
+        assert_eq!(registry.take_unsaved().len(), 3, "7 as it was found, and named; 8");
     }
 
     #[test]

@@ -16,7 +16,10 @@ const KEPT: &[&str] = &["etcd_", "grpc_server_", "process_", "go_gc", "os_fd_"];
 /// Most series of one member. etcd 3.6 has about 1,300 with `--metrics=extensive`; label values come from clients.
 pub const SERIES_LIMIT: usize = 5_000;
 
-/// A value that did not change is repeated after so many scrapes. Nine in ten series of an etcd hardly ever change.
+/// Longest name with labels that is kept, in bytes: what is remembered of a hostile page must be bounded too.
+const KEY_LIMIT: usize = 4 << 10;
+
+/// A value that did not change is repeated after so many scrapes, unless said otherwise. Nine in ten series of an etcd hardly ever change.
 pub const REPEAT_EVERY: u64 = 30;
 
 #[derive(Debug)]
@@ -34,18 +37,30 @@ pub struct Scraped {
     pub samples: usize,
     /// Lines that are neither a comment nor a sample.
     pub malformed: usize,
-    /// Samples beyond [`SERIES_LIMIT`].
+    /// Samples beyond [`SERIES_LIMIT`], or with labels of more than 4 KiB.
     pub refused: usize,
 }
 
 /// The series of one member.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Table {
     known: HashMap<Box<str>, Known>,
     scrape: u64,
+    repeat_every: u64,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self::repeating(REPEAT_EVERY)
+    }
 }
 
 impl Table {
+    /// A table that repeats a value that did not change after so many scrapes.
+    pub fn repeating(every: u64) -> Self {
+        Self { known: HashMap::new(), scrape: 0, repeat_every: every.max(1) }
+    }
+
     /// Reads a whole page. `watch` is called with name, label text and value of every kept sample.
     pub fn read(&mut self, page: &str, mut watch: impl FnMut(&str, &str, f64)) -> Scraped {
         self.scrape += 1;
@@ -78,12 +93,12 @@ impl Table {
         scraped: &mut Scraped,
     ) {
         if let Some(known) = self.known.get_mut(key) {
-            if known.last.is_due(value, self.scrape, REPEAT_EVERY) {
+            if known.last.is_due(value, self.scrape, self.repeat_every) {
                 scraped.changed.push((Arc::clone(&known.series), value));
             }
             return;
         }
-        if self.known.len() >= SERIES_LIMIT {
+        if self.known.len() >= SERIES_LIMIT || key.len() > KEY_LIMIT {
             scraped.refused += 1;
             return;
         }
@@ -92,7 +107,7 @@ impl Table {
             return;
         };
         let kind = kind_in_family(name, family);
-        let last = Steady::sent(value, self.scrape, REPEAT_EVERY, self.known.len() as u64);
+        let last = Steady::sent(value, self.scrape, self.repeat_every, self.known.len() as u64);
         let series = Arc::new(Series { name: name.to_owned(), labels, kind });
         scraped.changed.push((Arc::clone(&series), value));
         self.known.insert(key.into(), Known { series, last });

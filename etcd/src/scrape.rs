@@ -19,6 +19,9 @@ pub const SCRAPE_TIMEOUT: Duration = Duration::from_millis(900);
 /// Most bytes of a page. etcd writes about 150 KiB.
 const PAGE_LIMIT: usize = 8 << 20;
 
+/// Most bytes of any other answer.
+const PROBE_LIMIT: usize = 64 << 10;
+
 /// Why a scrape failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ScrapeError {
@@ -79,27 +82,50 @@ impl Scraper {
         outcome
     }
 
+    /// Asks for another path and gives the status of the answer alone, such as that of `/livez`. Not for `/health` or
+    /// `/readyz`: both read through raft.
+    ///
+    /// # Errors
+    /// When no answer comes in time.
+    pub async fn probe(&mut self, path: &'static str) -> Result<StatusCode, ScrapeError> {
+        let attempt = tokio::time::timeout(self.timeout, self.fetch(path, PROBE_LIMIT, || ())).await;
+        let outcome = attempt.unwrap_or(Err(ScrapeError::Timeout(self.timeout)));
+        if outcome.is_err() {
+            self.connection = None;
+        }
+        outcome.map(|(status, ..)| status)
+    }
+
     async fn try_page<T>(&mut self, at_head: impl FnOnce() -> T) -> Result<(String, T), ScrapeError> {
+        let (status, body, head) = self.fetch("/metrics", PAGE_LIMIT, at_head).await?;
+        if status != StatusCode::OK {
+            return Err(ScrapeError::Status(status));
+        }
+        let page = String::from_utf8(body.into()).map_err(|_not_text| ScrapeError::Text)?;
+        Ok((page, head))
+    }
+
+    async fn fetch<T>(
+        &mut self,
+        path: &'static str,
+        limit: usize,
+        at_head: impl FnOnce() -> T,
+    ) -> Result<(StatusCode, Bytes, T), ScrapeError> {
         let mut connection = match self.connection.take().filter(|connection| !connection.is_closed()) {
             Some(connection) => connection,
             None => self.connect().await?,
         };
         connection.ready().await.map_err(ScrapeError::Http)?;
-        let request = Request::get("/metrics")
+        let request = Request::get(path)
             .header(header::HOST, self.endpoint.authority())
             .header(header::USER_AGENT, USER_AGENT)
             .body(Empty::new())
             .expect("path and headers are well-formed");
         let response = connection.send_request(request).await.map_err(ScrapeError::Http)?;
-        let head = at_head();
-        if response.status() != StatusCode::OK {
-            return Err(ScrapeError::Status(response.status()));
-        }
-        let body =
-            Limited::new(response.into_body(), PAGE_LIMIT).collect().await.map_err(ScrapeError::Page)?;
+        let (head, status) = (at_head(), response.status());
+        let body = Limited::new(response.into_body(), limit).collect().await.map_err(ScrapeError::Page)?;
         self.connection = Some(connection);
-        let page = String::from_utf8(body.to_bytes().into()).map_err(|_not_text| ScrapeError::Text)?;
-        Ok((page, head))
+        Ok((status, body.to_bytes(), head))
     }
 
     async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>, ScrapeError> {

@@ -76,6 +76,13 @@ fn series_beyond_the_limit_are_refused_and_counted() {
     assert_eq!(read(&mut table, &page).refused, 3);
 }
 
+#[test]
+fn labels_of_any_length_are_not_remembered() {
+    let page = format!("etcd_x{{n=\"{}\"}} 1\netcd_y 1\n", "a".repeat(5_000));
+    let scraped = read(&mut Table::default(), &page);
+    assert_eq!((scraped.refused, scraped.changed.len()), (1, 1));
+}
+
 proptest::proptest! {
     #[test]
     fn no_text_makes_it_panic(text in "(etcd_[a-z{}\"=\\\\, 0-9.+NaInf#é-]{0,40}\n){0,8}") {
