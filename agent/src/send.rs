@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use etcdmon_proto::{PROTOCOL, v1};
+use etcdmon_proto::{GENERATIONS, NoCommonGeneration, agree, v1};
 
 use crate::allow::AllowList;
 use crate::connect::{CONNECT_TIMEOUT, ConnectError};
@@ -34,11 +34,8 @@ pub enum SendError {
     #[error("the aggregator did not answer the greeting")]
     NoWelcome,
     /// The aggregator speaks no generation that this agent speaks.
-    #[error("the aggregator speaks protocol {theirs}, this agent {PROTOCOL}")]
-    Protocol {
-        /// What it asked for.
-        theirs: u32,
-    },
+    #[error("the aggregator asks for a protocol that this agent does not speak")]
+    Protocol(#[source] NoCommonGeneration),
     /// The aggregator named another one.
     #[error("redirected to another aggregator")]
     Redirected,
@@ -53,8 +50,8 @@ pub fn hello(agent_id: [u8; 16], epoch: [u8; 16], boot_id: [u8; 16], allowed: &A
     v1::Hello {
         agent_id: agent_id.to_vec(),
         epoch: epoch.to_vec(),
-        protocol_min: PROTOCOL,
-        protocol_max: PROTOCOL,
+        protocol_min: *GENERATIONS.start(),
+        protocol_max: *GENERATIONS.end(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         node_name: node_name.trim().to_owned(),
         boot_id: boot_id.to_vec(),
@@ -64,7 +61,9 @@ pub fn hello(agent_id: [u8; 16], epoch: [u8; 16], boot_id: [u8; 16], allowed: &A
 
 /// Checks a Welcome against what this agent speaks.
 fn check(welcome: &v1::Welcome) -> Result<(), SendError> {
-    if welcome.protocol == PROTOCOL { Ok(()) } else { Err(SendError::Protocol { theirs: welcome.protocol }) }
+    agree(&GENERATIONS, &(welcome.protocol..=welcome.protocol))
+        .map(|_generation| ())
+        .map_err(SendError::Protocol)
 }
 
 /// Limits the time until a stream stands.

@@ -206,6 +206,12 @@ impl Sources {
             read(&c.live_dropped),
         )?;
         writer.counter(
+            "ingest_unknown_requests",
+            "Requests of a kind that this version does not know",
+            read(&c.unknown_requests),
+        )?;
+        writer.counter("ingest_pace_changes", "Changes of pace that agents were told", read(&c.paces))?;
+        writer.counter(
             "ingest_live_late_messages",
             "Live messages that came after a break",
             read(&c.live_late),

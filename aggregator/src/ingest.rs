@@ -22,16 +22,19 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use crate::store::{ClusterNames, Store};
+use steer::{Level, Pressure};
 
 mod admission;
 mod batches;
 mod counters;
 mod live;
 mod serve;
+mod steer;
 
 pub use admission::HelloFacts;
 pub use counters::Counters;
 pub use serve::serve;
+pub use steer::{Redirects, StreamKind};
 
 /// Most streams of all agents together.
 const MAX_STREAMS: usize = 8_192;
@@ -83,10 +86,20 @@ struct Shared {
     names: Arc<dyn ClusterNames>,
     live: mpsc::Sender<LiveFact>,
     options: Options,
+    pressure: Pressure,
+    redirects: Arc<Redirects>,
     counters: Arc<Counters>,
     streams: Arc<Semaphore>,
     decoders: Semaphore,
     stop: CancellationToken,
+}
+
+impl Shared {
+    /// How hard the store is pressed now.
+    fn level(&self) -> Level {
+        let (used, whole) = self.store.memory();
+        self.pressure.note(used, whole)
+    }
 }
 
 impl Service {
@@ -101,12 +114,29 @@ impl Service {
         let counters = Arc::new(Counters::default());
         let streams = Arc::new(Semaphore::new(MAX_STREAMS));
         let decoders = Semaphore::new(DECODERS);
-        Self { shared: Arc::new(Shared { store, names, live, options, counters, streams, decoders, stop }) }
+        let shared = Shared {
+            store,
+            names,
+            live,
+            options,
+            pressure: Pressure::default(),
+            redirects: Arc::default(),
+            counters,
+            streams,
+            decoders,
+            stop,
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// What ingest counts.
     pub fn counters(&self) -> Arc<Counters> {
         self.shared.counters.clone()
+    }
+
+    /// Where agents are sent to.
+    pub fn redirects(&self) -> Arc<Redirects> {
+        self.shared.redirects.clone()
     }
 
     /// As a gRPC service with its limits.

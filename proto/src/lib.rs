@@ -6,6 +6,9 @@
 //! delta-coded columns and sparse histograms. Nothing here does I/O.
 
 pub mod convert;
+mod generation;
+
+pub use generation::{GENERATIONS, NoCommonGeneration, agree};
 
 /// Protocol generation 1.
 #[expect(missing_docs, clippy::all, clippy::allow_attributes, reason = "generated; the .proto files carry the documentation")]
@@ -14,8 +17,8 @@ pub mod v1 {
     include!("generated/etcdmon.v1.rs");
 }
 
-/// The protocol generation this crate speaks.
-pub const PROTOCOL: u32 = 1;
+/// The newest protocol generation this crate speaks.
+pub const PROTOCOL: u32 = *GENERATIONS.end();
 
 /// Largest batch payload that may travel, in bytes. An agent closes a batch long before; the aggregator refuses more.
 pub const MAX_BATCH_BYTES: usize = 4 << 20;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use etcdmon_proto::{PROTOCOL, v1};
+use etcdmon_proto::{GENERATIONS, NoCommonGeneration, agree, v1};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
@@ -19,6 +19,8 @@ const MAX_COMMANDS: usize = 64;
 /// What an agent said of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HelloFacts {
+    /// The protocol generation that both sides will speak.
+    pub protocol: u32,
     /// The agent.
     pub agent: Uuid,
     /// Its process.
@@ -76,17 +78,28 @@ pub async fn admit<M: MaybeHello>(
 
 /// Checks a Hello.
 pub fn check(hello: v1::Hello) -> Result<HelloFacts, Status> {
-    if !(hello.protocol_min..=hello.protocol_max).contains(&PROTOCOL) {
-        return Err(Status::failed_precondition(format!(
-            "agent speaks protocol {} to {}, aggregator speaks {PROTOCOL}: upgrade the older one",
-            hello.protocol_min, hello.protocol_max
-        )));
-    }
+    let protocol = agree(&GENERATIONS, &(hello.protocol_min..=hello.protocol_max)).map_err(|error| {
+        let advice = match error {
+            NoCommonGeneration::WeAreOlder { .. } => "upgrade the aggregator",
+            NoCommonGeneration::TheyAreOlder { .. } => "upgrade the agent",
+            NoCommonGeneration::Nothing { .. } => "the agent's hello is corrupt",
+        };
+        Status::failed_precondition(format!(
+            "agent {} speaks protocol {} to {}, aggregator {} speaks {} to {}: {advice}",
+            shortened(hello.agent_version.clone()),
+            hello.protocol_min,
+            hello.protocol_max,
+            env!("CARGO_PKG_VERSION"),
+            GENERATIONS.start(),
+            GENERATIONS.end(),
+        ))
+    })?;
     let id = |what: &str, bytes: &[u8]| {
         let id = Uuid::from_slice(bytes).ok().filter(|id| !id.is_nil());
         id.ok_or_else(|| Status::invalid_argument(format!("hello: {what} is no id of 16 bytes")))
     };
     Ok(HelloFacts {
+        protocol,
         agent: id("agent_id", &hello.agent_id)?,
         epoch: id("epoch", &hello.epoch)?,
         boot: if hello.boot_id.is_empty() { Uuid::nil() } else { id("boot_id", &hello.boot_id)? },

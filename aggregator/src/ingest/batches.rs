@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use etcdmon_proto::{MAX_BATCH_BYTES, PROTOCOL, v1};
+use etcdmon_proto::{MAX_BATCH_BYTES, v1};
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
 use super::admission::{HelloFacts, admit};
+use super::steer::{Level, StreamKind};
 use super::{Counters, Shared};
 use crate::store::decode::{BatchId, decode};
 use crate::store::{Decoded, Stopping};
@@ -53,18 +54,23 @@ async fn exchange(
     replies: &Replies,
 ) -> Status {
     let window = shared.options.window_batches.max(1) as usize;
-    let interval = u32::try_from(shared.options.batch_interval.as_millis()).unwrap_or(u32::MAX);
+    let mut level = shared.level();
+    let pace = level.pace(shared.options);
     let welcome = v1::Welcome {
-        protocol: PROTOCOL,
+        protocol: hello.protocol,
         aggregator_version: env!("CARGO_PKG_VERSION").to_owned(),
-        batch_interval_ms: interval,
-        window_batches: shared.options.window_batches.max(1),
+        batch_interval_ms: pace.batch_interval_ms,
+        window_batches: pace.window_batches,
     };
     if reply(replies, v1::batch_reply::Message::Welcome(welcome)).await.is_err() {
         return Status::cancelled("agent went away");
     }
+    let mut redirects = shared.redirects.watch();
     let mut pending = FuturesUnordered::new();
     loop {
+        if steer(shared, replies, &mut level).await.is_err() {
+            return Status::cancelled("agent went away");
+        }
         let message = tokio::select! {
             () = shared.stop.cancelled() => return Status::unavailable("aggregator is stopping"),
             Some(done) = pending.next() => {
@@ -75,22 +81,42 @@ async fn exchange(
                 }
                 continue;
             }
+            Ok(()) = redirects.changed() => {
+                let redirect = shared.redirects.of(hello.agent, StreamKind::Batches);
+                let message = redirect.map(v1::batch_reply::Message::Redirect);
+                if let Some(message) = message && reply(replies, message).await.is_err() {
+                    return Status::cancelled("agent went away");
+                }
+                continue;
+            }
             // An agent that sends more than its window is simply not read.
             message = stream.message(), if pending.len() < window => message,
         };
-        match message.map(|message| message.and_then(|message| message.message)) {
-            Ok(Some(v1::batch_request::Message::Batch(envelope))) => {
+        match message.map(|message| message.map(|message| message.message)) {
+            Ok(Some(Some(v1::batch_request::Message::Batch(envelope)))) => {
                 pending.push(handle(shared.clone(), hello.agent, envelope));
             }
-            Ok(Some(v1::batch_request::Message::Hello(_))) => {
+            Ok(Some(Some(v1::batch_request::Message::Hello(_)))) => {
                 return Status::invalid_argument("second hello");
             }
+            // Of a later generation.
+            Ok(Some(None)) => Counters::add(&shared.counters.unknown_requests, 1),
             Ok(None) if pending.is_empty() => return Status::ok("agent is done"),
             // The agent closed its side and waits for what is pending.
             Ok(None) => return finish(pending, replies).await,
             Err(status) => return status,
         }
     }
+}
+
+/// Tells the agent the pace if it is another one now.
+async fn steer(shared: &Shared, replies: &Replies, told: &mut Level) -> Result<(), ()> {
+    let now = shared.level();
+    if std::mem::replace(told, now) == now {
+        return Ok(());
+    }
+    Counters::add(&shared.counters.paces, 1);
+    reply(replies, v1::batch_reply::Message::Pace(now.pace(shared.options))).await
 }
 
 /// Sends the replies that are still due.

@@ -27,6 +27,10 @@ pub struct Counters {
     pub live_late: AtomicU64,
     /// Late ones that found the cluster model behind: they come again.
     pub live_late_put_off: AtomicU64,
+    /// Requests of a kind that this program does not know.
+    pub unknown_requests: AtomicU64,
+    /// Changes of pace that agents were told.
+    pub paces: AtomicU64,
     /// Streams refused at their first message.
     pub handshakes_refused: AtomicU64,
     /// Connections closed because they did not begin as they must.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use etcdmon_proto::{PROTOCOL, v1};
+use etcdmon_proto::v1;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::{Status, Streaming};
 
 use super::admission::{HelloFacts, admit};
+use super::steer::{StreamKind, milliseconds};
 use super::{Counters, LiveFact, Shared};
 
 type Replies = mpsc::Sender<Result<v1::LiveReply, Status>>;
@@ -44,25 +45,38 @@ async fn exchange(
     stream: &mut Streaming<v1::LiveRequest>,
     replies: &Replies,
 ) -> Status {
-    let interval = u32::try_from(shared.options.batch_interval.as_millis()).unwrap_or(u32::MAX);
     let welcome = v1::Welcome {
-        protocol: PROTOCOL,
+        protocol: hello.protocol,
         aggregator_version: env!("CARGO_PKG_VERSION").to_owned(),
-        batch_interval_ms: interval,
+        batch_interval_ms: milliseconds(shared.options.batch_interval),
         window_batches: shared.options.window_batches,
     };
+    let mut redirects = shared.redirects.watch();
     let mut message = Some(v1::live_reply::Message::Welcome(welcome));
     loop {
         if message.is_some() && replies.send(Ok(v1::LiveReply { message })).await.is_err() {
             return Status::cancelled("agent went away");
         }
+        message = None;
         let received = tokio::select! {
             () = shared.stop.cancelled() => return Status::unavailable("aggregator is stopping"),
+            Ok(()) = redirects.changed() => {
+                let redirect = shared.redirects.of(hello.agent, StreamKind::Live);
+                message = redirect.map(v1::live_reply::Message::Redirect);
+                continue;
+            }
             received = stream.message() => received,
         };
-        let live = match received.map(|received| received.and_then(|received| received.message)) {
-            Ok(Some(v1::live_request::Message::Live(live))) => live,
-            Ok(Some(v1::live_request::Message::Hello(_))) => return Status::invalid_argument("second hello"),
+        let live = match received.map(|received| received.map(|received| received.message)) {
+            Ok(Some(Some(v1::live_request::Message::Live(live)))) => live,
+            Ok(Some(Some(v1::live_request::Message::Hello(_)))) => {
+                return Status::invalid_argument("second hello");
+            }
+            Ok(Some(None)) => {
+                // Of a later generation.
+                Counters::add(&shared.counters.unknown_requests, 1);
+                continue;
+            }
             Ok(None) => return Status::ok("agent is done"),
             Err(status) => return status,
         };

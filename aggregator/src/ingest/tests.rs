@@ -2,6 +2,8 @@ use etcdmon_proto::v1;
 
 use super::admission::check;
 
+mod streams;
+
 fn hello() -> v1::Hello {
     v1::Hello {
         agent_id: vec![1; 16],
@@ -26,12 +28,12 @@ fn a_hello_in_our_protocol_is_admitted() {
 #[test]
 fn other_hellos_are_refused_with_the_reason() {
     let refused = |hello: v1::Hello| check(hello).unwrap_err().message().to_owned();
-    assert!(
-        refused(v1::Hello { protocol_min: 2, protocol_max: 3, ..hello() }).contains("upgrade the older one")
-    );
-    assert!(
-        refused(v1::Hello { protocol_min: 0, protocol_max: 0, ..hello() }).contains("upgrade the older one")
-    );
+    let newer = refused(v1::Hello { protocol_min: 2, protocol_max: 3, ..hello() });
+    assert!(newer.ends_with("upgrade the aggregator"), "{newer}");
+    let older = refused(v1::Hello { protocol_min: 0, protocol_max: 0, ..hello() });
+    assert!(older.ends_with("upgrade the agent"), "{older}");
+    let nonsense = refused(v1::Hello { protocol_min: 3, protocol_max: 1, ..hello() });
+    assert!(nonsense.ends_with("hello is corrupt"), "{nonsense}");
     assert!(refused(v1::Hello { agent_id: vec![1; 15], ..hello() }).contains("agent_id"));
     assert!(refused(v1::Hello { agent_id: vec![0; 16], ..hello() }).contains("agent_id"));
     assert!(refused(v1::Hello { epoch: Vec::new(), ..hello() }).contains("epoch"));

@@ -130,6 +130,11 @@ impl Store {
         &self.shared.counters
     }
 
+    /// Bytes that waiting batches take, and how many they may take.
+    pub fn memory(&self) -> (u64, u64) {
+        (self.shared.counters.bytes_waiting.load(Ordering::Relaxed), MEMORY_BYTES as u64)
+    }
+
     /// Whether the schema was brought up to date since start. ClickHouse may be away again since.
     pub fn is_ready(&self) -> bool {
         self.shared.ready.load(Ordering::Relaxed)
