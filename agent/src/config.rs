@@ -6,19 +6,22 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use etcdmon_service::logging::Format;
-use etcdmon_service::settings::{ByteSize, Faults, Millis, Schema, Setting, Settings};
+use etcdmon_service::settings::{ByteSize, Faults, Millis, ParseSetting, Schema, Setting, Settings};
 
 use crate::allow::AllowList;
 use crate::collect::Periods;
 use crate::discover::TlsFiles;
 use crate::encode::Sampling;
-use crate::spool::Limits;
+use crate::spool::{Key, Keys, Limits, WhenFull};
 
 /// Least room for the spool on disk: four segments of one batch each.
 const LEAST_SPOOL_BYTES: u64 = 16 << 20;
 
 /// Least memory for the spool: a few batches of the largest size.
 const LEAST_RAM_BYTES: u64 = 8 << 20;
+
+/// Least write rate of the spool: below it a busy node could not even write its own facts.
+const LEAST_WRITE_RATE: u64 = 64 << 10;
 
 /// Shortest period of the collectors.
 const LEAST_INTERVAL: Duration = Duration::from_millis(200);
@@ -102,6 +105,30 @@ pub const SCHEMA: Schema = Schema {
         Setting::new("spool.max-bytes", "SIZE", "1GiB", "Most room on disk for batches that can't be sent"),
         Setting::new("spool.ram-bytes", "SIZE", "16MiB", "Most memory for batches that are not acknowledged"),
         Setting::new(
+            "spool.write-bytes-per-second",
+            "SIZE",
+            "8MiB",
+            "Most that is written to disk; what is above it waits in memory; 0 = no limit",
+        ),
+        Setting::new(
+            "spool.when-full",
+            "POLICY",
+            "drop-oldest",
+            "What goes when there is no room: drop-oldest or drop-newest",
+        ),
+        Setting::new(
+            "spool.key-file",
+            "FILE",
+            "",
+            "Key that batches on disk are encrypted with: 32 bytes, raw or base64",
+        ),
+        Setting::new(
+            "spool.old-key-file",
+            "FILE",
+            "",
+            "Key that they were encrypted with before; only decrypts",
+        ),
+        Setting::new(
             "etcd.cert-file",
             "FILE",
             "",
@@ -125,6 +152,21 @@ pub const SCHEMA: Schema = Schema {
         Setting::new("log.filter", "FILTER", "info", "What is logged, such as info,etcdmon_agent=debug"),
     ],
 };
+
+impl ParseSetting for WhenFull {
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "drop-oldest" => Ok(Self::DropOldest),
+            "drop-newest" => Ok(Self::DropNewest),
+            _ => Err("drop-oldest or drop-newest"),
+        }
+    }
+}
+
+fn read_key(settings: &mut Settings, setting: &'static str) -> Option<Key> {
+    let path: PathBuf = settings.optional(setting)?;
+    Key::read(&path).map_err(|error| settings.fault(setting, error)).ok()
+}
 
 /// How to reach the aggregator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,6 +204,8 @@ pub struct Config {
     pub spool: Limits,
     /// What the aggregator may ask of this node.
     pub allowed_commands: AllowList,
+    /// Keys for batches on disk.
+    pub spool_keys: Keys,
     /// Certificates for etcd.
     pub etcd_tls: TlsFiles,
     /// How log lines look.
@@ -218,6 +262,12 @@ impl Config {
             spool: Limits {
                 disk_bytes: settings.read::<ByteSize>("spool.max-bytes").0,
                 ram_bytes: settings.read::<ByteSize>("spool.ram-bytes").0,
+                write_bytes_per_second: settings.read::<ByteSize>("spool.write-bytes-per-second").0,
+                when_full: settings.read("spool.when-full"),
+            },
+            spool_keys: Keys {
+                current: read_key(settings, "spool.key-file"),
+                old: read_key(settings, "spool.old-key-file"),
             },
             allowed_commands: AllowList::new(settings.list("commands.allow")),
             etcd_tls: tls(settings, "etcd.ca-file", "etcd.cert-file", "etcd.key-file"),
@@ -261,6 +311,13 @@ impl Config {
         }
         if self.spool.disk_bytes < LEAST_SPOOL_BYTES {
             settings.fault("spool.max-bytes", format!("is below {LEAST_SPOOL_BYTES} bytes"));
+        }
+        let rate = self.spool.write_bytes_per_second;
+        if rate > 0 && rate < LEAST_WRITE_RATE {
+            settings.fault(
+                "spool.write-bytes-per-second",
+                format!("is below {LEAST_WRITE_RATE} bytes; 0 = no limit"),
+            );
         }
         if self.spool.ram_bytes < LEAST_RAM_BYTES {
             settings.fault("spool.ram-bytes", format!("is below {LEAST_RAM_BYTES} bytes"));
@@ -327,7 +384,8 @@ mod tests {
         let config = load(&[], &[]).expect("defaults are good");
         assert_eq!(config.aggregator.url, "http://127.0.0.1:8461");
         assert_eq!(config.sampling, Sampling { sample_every: 100, slow_ns: 10_000_000 });
-        assert_eq!(config.spool.disk_bytes, 1 << 30);
+        assert_eq!((config.spool.disk_bytes, config.spool.write_bytes_per_second), (1 << 30, 8 << 20));
+        assert_eq!((config.spool.when_full, &config.spool_keys), (WhenFull::DropOldest, &Keys::default()));
         assert_eq!(config.only_data_dir, Vec::<PathBuf>::new());
         assert!(config.probes_enabled && !config.admin_control);
     }
@@ -372,6 +430,31 @@ mod tests {
         let text = faults.expect_err("two faults").to_string();
         assert!(text.contains("collect.disk-interval: is above 300 s"), "{text}");
         assert!(text.contains("collect.node-interval: is below 200 ms"), "{text}");
+    }
+
+    #[test]
+    fn a_key_is_read_at_start_and_never_shown() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let path = directory.path().join("spool.key");
+        let file = path.to_str().expect("text");
+        std::fs::write(&path, "0123456789abcdef0123456789abcdef").expect("write");
+        let config =
+            load(&["--spool-key-file", file, "--spool-when-full", "drop-newest"], &[]).expect("good");
+        assert_eq!(config.spool.when_full, WhenFull::DropNewest);
+        assert!(config.spool_keys.current.is_some() && config.spool_keys.old.is_none());
+        assert!(!format!("{config:?}").contains("0123456789abcdef"));
+        std::fs::write(&path, "0123456789abcdef").expect("write");
+        let arguments = ["--spool-key-file", file, "--spool-when-full", "never"];
+        let faults = load(&[&arguments[..], &["--spool-write-bytes-per-second", "1"]].concat(), &[]);
+        let text = faults.expect_err("three faults").to_string();
+        for part in [
+            "spool.key-file: holds no key: 32 bytes expected",
+            "spool.when-full: \"never\" is not drop-oldest or drop-newest",
+            "spool.write-bytes-per-second: is below",
+        ] {
+            assert!(text.contains(part), "{part} not in {text}");
+        }
+        assert!(!text.contains("0123456789abcdef"), "{text}");
     }
 
     #[test]

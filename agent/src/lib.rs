@@ -136,9 +136,15 @@ impl Agent {
         let agent_id = state.as_ref().map_or_else(uuid::Uuid::new_v4, |state| state.agent_id).into_bytes();
         let epoch = uuid::Uuid::new_v4().into_bytes();
         let dropped = Arc::new(Mutex::new(encode::Account::default()));
-        let (spool, recovery) =
-            spool::thread::start(files, config.spool, epoch, Arc::clone(&dropped), Arc::clone(&telemetry))
-                .map_err(io_error("open the spool"))?;
+        let (spool, recovery) = spool::thread::start(
+            files,
+            config.spool,
+            config.spool_keys.clone(),
+            epoch,
+            Arc::clone(&dropped),
+            Arc::clone(&telemetry),
+        )
+        .map_err(io_error("open the spool"))?;
         report_recovery(&recovery, &notes);
         let probes = probe::start(probe_settings(&config), notes.clone(), Arc::clone(&telemetry))
             .map_err(io_error("start the probes' thread"))?;
@@ -302,13 +308,24 @@ fn report_recovery(recovery: &spool::Recovery, notes: &mpsc::Sender<Note>) {
             mono_ns: now.mono_ns,
             kind: "spool.corrupt",
             details: serde_json::json!({
-                "segment": corruption.segment, "offset": corruption.offset, "bytes": corruption.bytes,
+                "segment": corruption.file.to_string(), "offset": corruption.offset,
+                "bytes": corruption.bytes, "what": corruption.what,
             }),
         })
     });
     let facts: Vec<fact::Fact> = facts.collect();
     if !facts.is_empty() {
         let _empty_yet = notes.try_send(Note::Facts(facts));
+    }
+    if recovery.sealed_batches > 0 {
+        let degraded = v1::Degradation {
+            capability: "spool.sealed".to_owned(),
+            reason: format!("{} spooled batches are encrypted with another key", recovery.sealed_batches),
+            remedy: "name their key in spool.old-key-file and restart the agent; they are kept until their room is \
+                     needed, then dropped as spool_sealed"
+                .to_owned(),
+        };
+        let _empty_yet = notes.try_send(Note::Degraded(degraded));
     }
 }
 

@@ -76,6 +76,8 @@ pub struct Telemetry {
     spool_batches: Gauge,
     spool_ram: Gauge,
     spool_disk: Gauge,
+    spool_allocated: Gauge,
+    spool_sealed: Gauge,
     spool_write_failures: Gauge,
     page: Mutex<String>,
 }
@@ -124,6 +126,8 @@ impl Telemetry {
         self.spool_batches.set(usage.batches.cast_signed());
         self.spool_ram.set(usage.ram_bytes.cast_signed());
         self.spool_disk.set(usage.disk_bytes.cast_signed());
+        self.spool_allocated.set(usage.allocated_bytes.cast_signed());
+        self.spool_sealed.set(usage.sealed_batches.cast_signed());
         self.spool_write_failures.set(usage.write_failures.cast_signed());
     }
 
@@ -140,9 +144,21 @@ impl Telemetry {
         gauge("members", "etcd processes found on this node", &self.members);
         gauge("send_connected", "1 while the batch stream to the aggregator stands", &self.connected);
         gauge("spool_batches", "Batches that wait for their acknowledgement", &self.spool_batches);
+        gauge("spool_sealed_batches", "Batches whose key is not known", &self.spool_sealed);
         gauge("spool_write_failures", "Writes to the spool that failed", &self.spool_write_failures);
         registry.register_with_unit("spool_ram", "Batches in memory", Unit::Bytes, self.spool_ram.clone());
-        registry.register_with_unit("spool_disk", "Batches on disk", Unit::Bytes, self.spool_disk.clone());
+        registry.register_with_unit(
+            "spool_disk",
+            "Files with batches on disk",
+            Unit::Bytes,
+            self.spool_disk.clone(),
+        );
+        registry.register_with_unit(
+            "spool_allocated",
+            "All files of the spool, free ones included",
+            Unit::Bytes,
+            self.spool_allocated.clone(),
+        );
         let mut counter = |name: &str, help: &str, metric: &Counter| {
             registry.register(name, help, metric.clone());
         };

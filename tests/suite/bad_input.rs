@@ -138,8 +138,9 @@ fn damage(path: &Path) -> Result<()> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     let used = bytes.iter().rposition(|byte| *byte != 0).context("the segment is empty")?;
-    let middle = u64::try_from(used / 2)?;
-    file.seek(SeekFrom::Start(middle))?;
+    // Late enough to be in a batch: a segment begins with a table.
+    let late = u64::try_from(used / 4 * 3)?;
+    file.seek(SeekFrom::Start(late))?;
     file.write_all(&[0xa5; 64])?;
     Ok(())
 }

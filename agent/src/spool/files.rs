@@ -1,57 +1,95 @@
 //! The only place that opens spool files.
 
+use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::{fmt, mem};
 
 use super::checkpoint::{Checkpoint, SLOT_BYTES, decode_slots, encode_slot};
-use super::record::{HEADER_BYTES, STATE_OFFSET};
 
-/// Ending of a segment's name.
-const SEGMENT_ENDING: &str = "segment";
+/// Ending of the name of a segment of version 1: a file each, deleted when it is done.
+const VERSION_1_ENDING: &str = "segment";
+
+/// Ending of the name of a slot.
+const SLOT_ENDING: &str = "slot";
 
 /// Name of the checkpoint file.
 const CHECKPOINT_NAME: &str = "checkpoint";
 
+/// Files that are kept open: the one that is written, the one that is sent from, and their neighbours.
+const OPEN_LIMIT: usize = 4;
+
+/// Room that is left on the filesystem: a share of its size, but no more than [`MOST_LEFT_BYTES`]. A full disk stops etcd.
+const LEFT_SHARE: u64 = 20;
+
+/// See [`LEFT_SHARE`].
+const MOST_LEFT_BYTES: u64 = 1 << 30;
+
+/// A file that holds records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileName {
+    /// A segment that an agent with version 1 of the format wrote, by its number.
+    Version1(u64),
+    /// A slot: room for one segment after the other.
+    Slot(u32),
+}
+
+impl FileName {
+    /// What a file of this name is; `None` = none of ours.
+    pub fn parse(name: &Path) -> Option<Self> {
+        let (stem, ending) = (name.file_stem()?.to_str()?, name.extension()?.to_str()?);
+        match ending {
+            VERSION_1_ENDING => u64::from_str_radix(stem, 16).ok().map(Self::Version1),
+            SLOT_ENDING => u32::from_str_radix(stem, 16).ok().map(Self::Slot),
+            _ => None,
+        }
+        .filter(|parsed| name.as_os_str() == parsed.to_string().as_str())
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version1(number) => write!(formatter, "{number:016x}.{VERSION_1_ENDING}"),
+            Self::Slot(number) => write!(formatter, "{number:04x}.{SLOT_ENDING}"),
+        }
+    }
+}
+
 /// Spool files, or the lack of them.
-pub trait Files: std::fmt::Debug + Send {
-    /// Numbers of all segments, rising.
+pub trait Files: fmt::Debug + Send {
+    /// All segments and slots, with their sizes in bytes.
     ///
     /// # Errors
     /// When the directory can't be listed.
-    fn list(&self) -> io::Result<Vec<u64>>;
+    fn list(&self) -> io::Result<Vec<(FileName, u64)>>;
 
-    /// A segment's content.
+    /// Fills `buffer` from `offset` on; returns how many bytes there were.
     ///
     /// # Errors
-    /// When it can't be read.
-    fn read_all(&self, segment: u64) -> io::Result<Vec<u8>>;
+    /// When the file isn't there or can't be read.
+    fn read(&mut self, file: FileName, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Exactly `size` bytes of a segment.
+    /// Makes a slot with room for `bytes`, which is taken from the filesystem at once where that is possible.
     ///
     /// # Errors
-    /// When there are fewer, or they can't be read.
-    fn read(&self, segment: u64, offset: u64, size: usize) -> io::Result<Vec<u8>>;
+    /// When there is no such room; then there is no such file either.
+    fn create(&mut self, slot: u32, bytes: u64) -> io::Result<()>;
 
-    /// Writes a record at `offset`, the end of the segment; a segment begins with its first record. On failure the
-    /// segment is as it was.
+    /// Writes into a file that is there.
     ///
     /// # Errors
-    /// When it can't be written in full.
-    fn append(
-        &mut self,
-        segment: u64,
-        offset: u64,
-        header: &[u8; HEADER_BYTES],
-        payload: &[u8],
-    ) -> io::Result<()>;
+    /// When not all of it could be written.
+    fn write(&mut self, file: FileName, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Marks a record as done. Failing only costs a needless resend after a restart.
-    fn mark_done(&mut self, segment: u64, offset: u64);
-
-    /// Deletes a segment; failing is logged.
-    fn delete(&mut self, segment: u64);
+    /// Deletes a file.
+    ///
+    /// # Errors
+    /// When it can't be deleted.
+    fn delete(&mut self, file: FileName) -> io::Result<()>;
 
     /// The last checkpoint that reads back intact, or an empty one.
     fn read_checkpoint(&mut self) -> Checkpoint;
@@ -64,7 +102,7 @@ pub trait Files: std::fmt::Debug + Send {
 #[derive(Debug)]
 pub struct DiskFiles {
     directory: PathBuf,
-    open: Option<(u64, File)>,
+    open: VecDeque<(FileName, File)>,
     checkpoint: Option<File>,
     generation: u64,
 }
@@ -77,19 +115,25 @@ impl DiskFiles {
     pub fn open(directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         let checkpoint = options().create(true).open(directory.join(CHECKPOINT_NAME))?;
-        Ok(Self { directory: directory.to_owned(), open: None, checkpoint: Some(checkpoint), generation: 0 })
+        let open = VecDeque::new();
+        Ok(Self { directory: directory.to_owned(), open, checkpoint: Some(checkpoint), generation: 0 })
     }
 
-    fn path(&self, segment: u64) -> PathBuf {
-        self.directory.join(format!("{segment:016x}.{SEGMENT_ENDING}"))
+    fn path(&self, file: FileName) -> PathBuf {
+        self.directory.join(file.to_string())
     }
 
-    fn file(&mut self, segment: u64, create: bool) -> io::Result<&File> {
-        if self.open.as_ref().is_none_or(|(number, _)| *number != segment) {
-            let file = options().create(create).open(self.path(segment))?;
-            self.open = Some((segment, file));
+    fn file(&mut self, name: FileName) -> io::Result<&File> {
+        if let Some(at) = self.open.iter().position(|(open, _)| *open == name) {
+            self.open.swap(0, at);
+        } else {
+            // Reading must not make ext4 journal the time of it.
+            let quiet = options().custom_flags(libc::O_NOATIME).open(self.path(name));
+            let file = quiet.or_else(|_not_the_owner| options().open(self.path(name)))?;
+            self.open.truncate(OPEN_LIMIT - 1);
+            self.open.push_front((name, file));
         }
-        self.open.as_ref().map(|(_, file)| file).ok_or_else(|| ErrorKind::NotFound.into())
+        Ok(&self.open[0].1)
     }
 }
 
@@ -101,63 +145,56 @@ fn options() -> OpenOptions {
 }
 
 impl Files for DiskFiles {
-    fn list(&self) -> io::Result<Vec<u64>> {
-        let mut numbers = Vec::new();
+    fn list(&self) -> io::Result<Vec<(FileName, u64)>> {
+        let mut files = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
-            let name = entry?.file_name();
-            let number = Path::new(&name)
-                .file_stem()
-                .filter(|_| Path::new(&name).extension().is_some_and(|ending| ending == SEGMENT_ENDING))
-                .and_then(|stem| u64::from_str_radix(stem.to_str()?, 16).ok());
-            numbers.extend(number);
+            let entry = entry?;
+            let name = FileName::parse(Path::new(&entry.file_name()));
+            // Whatever else has such a name is not ours to read or delete.
+            let size = entry.metadata().ok().filter(fs::Metadata::is_file).map(|file| file.len());
+            files.extend(name.zip(size));
         }
-        numbers.sort_unstable();
-        Ok(numbers)
+        files.sort_unstable();
+        Ok(files)
     }
 
-    fn read_all(&self, segment: u64) -> io::Result<Vec<u8>> {
-        fs::read(self.path(segment))
-    }
-
-    fn read(&self, segment: u64, offset: u64, size: usize) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; size];
-        File::open(self.path(segment))?.read_exact_at(&mut bytes, offset)?;
-        Ok(bytes)
-    }
-
-    fn append(
-        &mut self,
-        segment: u64,
-        offset: u64,
-        header: &[u8; HEADER_BYTES],
-        payload: &[u8],
-    ) -> io::Result<()> {
-        let file = self.file(segment, true)?;
-        // Header last: a record whose header is there has been written in full, unless the machine went down.
-        let written = file
-            .write_all_at(payload, offset + HEADER_BYTES as u64)
-            .and_then(|()| file.write_all_at(header, offset));
-        if written.is_err()
-            && let Err(error) = file.set_len(offset)
-        {
-            tracing::warn!(%error, segment, "could not cut a half-written spool record");
+    fn read(&mut self, file: FileName, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let file = self.file(file)?;
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
-        written
+        Ok(filled)
     }
 
-    fn mark_done(&mut self, segment: u64, offset: u64) {
-        let marked =
-            self.file(segment, false).and_then(|file| file.write_all_at(&[1], offset + STATE_OFFSET));
-        if let Err(error) = marked {
-            tracing::debug!(%error, segment, offset, "could not mark a spool record as done");
+    fn create(&mut self, slot: u32, bytes: u64) -> io::Result<()> {
+        let name = FileName::Slot(slot);
+        let path = self.path(name);
+        let file = options().create_new(true).open(&path)?;
+        if let Err(error) = reserve(&file, bytes) {
+            drop(file);
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!(%error, %name, "could not delete a spool file that got no room");
+            }
+            return Err(error);
         }
+        self.open.truncate(OPEN_LIMIT - 1);
+        self.open.push_front((name, file));
+        Ok(())
     }
 
-    fn delete(&mut self, segment: u64) {
-        self.open = self.open.take().filter(|(number, _)| *number != segment);
-        if let Err(error) = fs::remove_file(self.path(segment)) {
-            tracing::warn!(%error, segment, "could not delete a spool segment");
-        }
+    fn write(&mut self, file: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file(file)?.write_all_at(bytes, offset)
+    }
+
+    fn delete(&mut self, file: FileName) -> io::Result<()> {
+        self.open.retain(|(name, _)| *name != file);
+        fs::remove_file(self.path(file))
     }
 
     fn read_checkpoint(&mut self) -> Checkpoint {
@@ -186,30 +223,60 @@ impl Files for DiskFiles {
     }
 }
 
+/// Takes the room of a new file from the filesystem, unless that would leave too little for others.
+fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+    let (size, available) = space(file)?;
+    if available < bytes + (size / LEFT_SHARE).min(MOST_LEFT_BYTES) {
+        return Err(io::Error::new(ErrorKind::StorageFull, "the filesystem is nearly full"));
+    }
+    let length = libc::off_t::try_from(bytes).map_err(|_| ErrorKind::InvalidInput)?;
+    // SAFETY: the descriptor is open for the duration of the call, which touches no memory of ours.
+    if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // The file grows as it is written.
+        Some(libc::EOPNOTSUPP | libc::ENOSYS) => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// Size of a file's filesystem and what is available of it, in bytes.
+fn space(file: &File) -> io::Result<(u64, u64)> {
+    // SAFETY: all zeros is a valid statvfs.
+    let mut space: libc::statvfs = unsafe { mem::zeroed() };
+    // SAFETY: the descriptor is open and `space` is valid, both for the duration of the call.
+    if unsafe { libc::fstatvfs(file.as_raw_fd(), &raw mut space) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize))
+}
+
 /// No disk: the state directory can't be used. Everything stays in memory.
 #[derive(Debug, Default)]
 pub struct NoFiles;
 
 impl Files for NoFiles {
-    fn list(&self) -> io::Result<Vec<u64>> {
+    fn list(&self) -> io::Result<Vec<(FileName, u64)>> {
         Ok(Vec::new())
     }
 
-    fn read_all(&self, _segment: u64) -> io::Result<Vec<u8>> {
+    fn read(&mut self, _file: FileName, _offset: u64, _buffer: &mut [u8]) -> io::Result<usize> {
         Err(ErrorKind::NotFound.into())
     }
 
-    fn read(&self, _segment: u64, _offset: u64, _size: usize) -> io::Result<Vec<u8>> {
-        Err(ErrorKind::NotFound.into())
-    }
-
-    fn append(&mut self, _: u64, _: u64, _: &[u8; HEADER_BYTES], _: &[u8]) -> io::Result<()> {
+    fn create(&mut self, _slot: u32, _bytes: u64) -> io::Result<()> {
         Err(ErrorKind::StorageFull.into())
     }
 
-    fn mark_done(&mut self, _segment: u64, _offset: u64) {}
+    fn write(&mut self, _file: FileName, _offset: u64, _bytes: &[u8]) -> io::Result<()> {
+        Err(ErrorKind::StorageFull.into())
+    }
 
-    fn delete(&mut self, _segment: u64) {}
+    fn delete(&mut self, _file: FileName) -> io::Result<()> {
+        Ok(())
+    }
 
     fn read_checkpoint(&mut self) -> Checkpoint {
         Checkpoint::default()
@@ -219,34 +286,24 @@ impl Files for NoFiles {
 }
 
 impl Files for Box<dyn Files> {
-    fn list(&self) -> io::Result<Vec<u64>> {
+    fn list(&self) -> io::Result<Vec<(FileName, u64)>> {
         (**self).list()
     }
 
-    fn read_all(&self, segment: u64) -> io::Result<Vec<u8>> {
-        (**self).read_all(segment)
+    fn read(&mut self, file: FileName, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        (**self).read(file, offset, buffer)
     }
 
-    fn read(&self, segment: u64, offset: u64, size: usize) -> io::Result<Vec<u8>> {
-        (**self).read(segment, offset, size)
+    fn create(&mut self, slot: u32, bytes: u64) -> io::Result<()> {
+        (**self).create(slot, bytes)
     }
 
-    fn append(
-        &mut self,
-        segment: u64,
-        at: u64,
-        header: &[u8; HEADER_BYTES],
-        payload: &[u8],
-    ) -> io::Result<()> {
-        (**self).append(segment, at, header, payload)
+    fn write(&mut self, file: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        (**self).write(file, offset, bytes)
     }
 
-    fn mark_done(&mut self, segment: u64, offset: u64) {
-        (**self).mark_done(segment, offset);
-    }
-
-    fn delete(&mut self, segment: u64) {
-        (**self).delete(segment);
+    fn delete(&mut self, file: FileName) -> io::Result<()> {
+        (**self).delete(file)
     }
 
     fn read_checkpoint(&mut self) -> Checkpoint {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Batch, BatchId, Dropped, Files, Limits, Outgoing, Recovery, Spool};
+use super::{Batch, BatchId, Dropped, Files, Keys, Limits, Outgoing, Recovery, Spool};
 use crate::clock::mono_ns;
 use crate::encode::Account;
 use crate::telemetry::Telemetry;
@@ -105,27 +105,42 @@ impl SpoolHandle {
 pub fn start(
     files: Box<dyn Files>,
     limits: Limits,
+    keys: Keys,
     epoch: [u8; 16],
     account: Arc<Mutex<Account>>,
     telemetry: Arc<Telemetry>,
 ) -> io::Result<(SpoolHandle, Recovery)> {
-    let (spool, recovery) = Spool::open(files, limits, epoch)?;
+    let (spool, recovery) = Spool::open(files, limits, keys, epoch)?;
     account_for(&recovery.dropped, &account, &telemetry);
     for corruption in &recovery.corruptions {
         telemetry.spool_corrupt_bytes.inc_by(corruption.bytes);
         tracing::warn!(
-            segment = corruption.segment,
+            file = %corruption.file,
             offset = corruption.offset,
             bytes = corruption.bytes,
+            what = corruption.what,
             "part of the spool can't be read and is skipped"
         );
     }
     let (commands, receiver) = mpsc::channel(COMMANDS_LIMIT);
     let handle = SpoolHandle { commands, telemetry: Arc::clone(&telemetry) };
-    std::thread::Builder::new()
-        .name("spool".to_owned())
-        .spawn(move || run(spool, receiver, &account, &telemetry))?;
+    std::thread::Builder::new().name("spool".to_owned()).spawn(move || {
+        yield_disk();
+        run(spool, receiver, &account, &telemetry);
+    })?;
     Ok((handle, recovery))
+}
+
+/// Lets everybody else go first where the disk's scheduler knows priorities: that is for reading a backlog back, as what is written
+/// goes out with the kernel's own threads. Not the idle class: a thread that waits for ever in it could hold up etcd's journal.
+fn yield_disk() {
+    const WHO_PROCESS: libc::c_int = 1;
+    const BEST_EFFORT_LOWEST: libc::c_int = (2 << 13) | 7;
+    // SAFETY: the call takes numbers alone; 0 is the calling thread.
+    let set = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, BEST_EFFORT_LOWEST) };
+    if set != 0 {
+        tracing::debug!(error = %io::Error::last_os_error(), "the spool's thread keeps its IO priority");
+    }
 }
 
 fn run(

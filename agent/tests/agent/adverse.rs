@@ -154,10 +154,11 @@ fn a_damaged_spool_is_reported_and_the_rest_is_sent() {
     let segment = std::fs::read_dir(&spool)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .find(|path| path.extension().is_some_and(|ending| ending == "segment"))
+        .find(|path| path.extension().is_some_and(|ending| ending == "slot"))
         .expect("batches were spooled at the end");
     let mut bytes = std::fs::read(&segment).unwrap();
-    bytes[16..60].fill(0xee);
+    // The header of the first record, behind head and table.
+    bytes[8192 + 16..8192 + 60].fill(0xee);
     std::fs::write(&segment, bytes).unwrap();
     let server = Aggregator::start();
     let agent = Agent::start(directory.path(), server.address, &[]);
