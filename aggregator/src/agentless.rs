@@ -141,6 +141,7 @@ impl Runner {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: "agentless".to_owned(),
             allowed_commands: Vec::new(),
+            protocol: etcdmon_proto::PROTOCOL,
         };
         Self {
             parts,
