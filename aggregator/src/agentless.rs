@@ -137,11 +137,10 @@ impl Runner {
         let hello = HelloFacts {
             agent: pseudo_agent(parts.installation),
             epoch: Uuid::new_v4(),
-            boot: Uuid::nil(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: "agentless".to_owned(),
-            allowed_commands: Vec::new(),
             protocol: etcdmon_proto::PROTOCOL,
+            ..HelloFacts::default()
         };
         Self {
             parts,
@@ -282,7 +281,7 @@ impl Runner {
         let mut members = Vec::new();
         for watch in self.watches.values() {
             let covered = self.covered(&watch.watched, at);
-            members.extend(watch.watched.live(&covered));
+            members.extend(watch.watched.live(at, &covered));
             for (number, point) in &watch.points {
                 point.set_mode(watch.watched.mode(*number, &covered));
             }

@@ -102,17 +102,20 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// Connects to a member.
+/// Connects to a member. `reached` is called once its host has accepted the connection: what goes wrong or takes for ever
+/// after that is not the network's fault.
 ///
 /// # Errors
 /// When the connection or the TLS handshake fails.
 pub async fn connect(
     endpoint: &Endpoint,
     tls: Option<Arc<ClientConfig>>,
+    reached: impl FnOnce(),
 ) -> Result<Box<dyn Stream>, EndpointError> {
     let failed = |source: io::Error| EndpointError::Connect { address: endpoint.to_string(), source };
     let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
+    reached();
     let Some(config) = tls else { return Ok(Box::new(stream)) };
     let name =
         ServerName::try_from(endpoint.host.clone()).map_err(|error| failed(io::Error::other(error)))?;

@@ -130,7 +130,7 @@ impl Scraper {
 
     async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>, ScrapeError> {
         let tls = self.access.for_attempt(&self.endpoint, self.attempt, b"http/1.1")?;
-        let stream = endpoint::connect(&self.endpoint, tls).await?;
+        let stream = endpoint::connect(&self.endpoint, tls, || ()).await?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(ScrapeError::Http)?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {

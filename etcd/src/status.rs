@@ -4,6 +4,8 @@
 //! `linearizable = false` (its default; 3.4 has no such field and always answers locally). `Maintenance.Alarm`, even to read,
 //! costs a raft entry and a WAL sync on every member, so alarms are taken from `Status.errors`.
 
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcdmon_proto::v1::PeerMember;
@@ -48,12 +50,17 @@ pub enum StatusError {
         status: Box<tonic::Status>,
     },
     /// No answer in time.
-    #[error("{method} did not answer within {} ms", .after.as_millis())]
+    #[error(
+        "{method} did not answer within {} ms{}", .after.as_millis(),
+        if *.reached { ", although the connection was accepted" } else { "" }
+    )]
     Timeout {
         /// The call.
         method: &'static str,
         /// How long it was waited for.
         after: Duration,
+        /// A new connection was accepted meanwhile, so the network is not to blame.
+        reached: bool,
     },
 }
 
@@ -142,13 +149,14 @@ pub struct StatusClient {
     access: Access,
     timeout: Duration,
     attempt: usize,
+    reached: bool,
     channel: Option<Channel>,
 }
 
 impl StatusClient {
     /// For an endpoint, with what it is talked to.
     pub const fn new(endpoint: Endpoint, access: Access) -> Self {
-        Self { endpoint, access, timeout: CALL_TIMEOUT, attempt: 0, channel: None }
+        Self { endpoint, access, timeout: CALL_TIMEOUT, attempt: 0, reached: false, channel: None }
     }
 
     /// With another time for one call.
@@ -185,8 +193,10 @@ impl StatusClient {
     where
         A: Message + Default + 'static,
     {
+        self.reached = false;
         let attempt = tokio::time::timeout(self.timeout, self.try_call(method, path)).await;
-        let outcome = attempt.unwrap_or(Err(StatusError::Timeout { method, after: self.timeout }));
+        let (after, reached) = (self.timeout, self.reached);
+        let outcome = attempt.unwrap_or(Err(StatusError::Timeout { method, after, reached }));
         // An answer, even a refusal, shows that the connection is good.
         let keep = match &outcome {
             Ok(_) => true,
@@ -219,20 +229,25 @@ impl StatusClient {
         Ok(answer.into_inner())
     }
 
-    async fn connect(&self, method: &'static str) -> Result<Channel, StatusError> {
+    /// Connects here and hands tonic the finished stream: its own errors would hide the cause, and it would connect again
+    /// on its own.
+    async fn connect(&mut self, method: &'static str) -> Result<Channel, StatusError> {
         let tls = self.access.for_attempt(&self.endpoint, self.attempt, b"h2")?;
-        let endpoint = self.endpoint.clone();
-        // TLS is the connector's business: the URI stays http, or tonic would ask for settings of its own.
+        let reached = &mut self.reached;
+        let stream = endpoint::connect(&self.endpoint, tls, || *reached = true).await?;
+        let stream = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
+        // TLS is done: the URI stays http, or tonic would ask for settings of its own.
         let uri = format!("http://{}", self.endpoint.authority());
         let builder = Channel::from_shared(uri)
             .map_err(|_invalid| EndpointError::NoUrl(vec![self.endpoint.to_string()]))?
             .user_agent(USER_AGENT)
             .map_err(|source| StatusError::Connect { method, source })?;
+        let connector = tower::service_fn(move |_uri| {
+            let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+            std::future::ready(stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)))
+        });
         builder
-            .connect_with_connector(tower::service_fn(move |_uri| {
-                let (endpoint, tls) = (endpoint.clone(), tls.clone());
-                async move { endpoint::connect(&endpoint, tls).await.map(TokioIo::new) }
-            }))
+            .connect_with_connector(connector)
             .await
             .map_err(|source| StatusError::Connect { method, source })
     }

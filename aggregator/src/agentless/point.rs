@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use etcdmon_etcd::exposition::Table;
 use etcdmon_etcd::scrape::{ScrapeError, Scraper};
-use etcdmon_etcd::status::{Status, StatusClient};
+use etcdmon_etcd::status::{Status, StatusClient, StatusError};
 use etcdmon_etcd::{Endpoint, Gauges, Series};
 use etcdmon_proto::v1;
 use etcdmon_service::logging::ErrorChain;
@@ -85,10 +85,13 @@ pub struct Failure {
     pub text: String,
     /// The host says that nobody listens there.
     pub refused: bool,
+    /// The connection was accepted, and nothing came.
+    pub hangs: bool,
 }
 
 impl Failure {
     fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        let hangs = matches!(error.downcast_ref(), Some(StatusError::Timeout { reached: true, .. }));
         let mut refused = false;
         let mut cause = Some(error);
         while let Some(error) = cause {
@@ -96,7 +99,7 @@ impl Failure {
             refused |= io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
             cause = error.source();
         }
-        Self { text: ErrorChain(error).to_string(), refused }
+        Self { text: ErrorChain(error).to_string(), refused, hangs }
     }
 }
 

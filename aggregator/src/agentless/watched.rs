@@ -14,7 +14,7 @@ use etcdmon_proto::v1;
 use super::point::{Answer, Failure, Mode, Page};
 use super::spec::Target;
 use crate::clock::At;
-use crate::cluster::MAX_MEMBERS;
+use crate::cluster::{MAX_MEMBERS, UNRESPONSIVE_AFTER};
 
 /// Longest text of foreign origin that is kept, in bytes.
 const MAX_TEXT: usize = 512;
@@ -313,9 +313,9 @@ impl Watched {
     }
 
     /// The members as the live stream carries them, but for those that agents watch.
-    pub fn live(&self, covered: &BTreeSet<u64>) -> Vec<v1::LiveMember> {
+    pub fn live(&self, at: At, covered: &BTreeSet<u64>) -> Vec<v1::LiveMember> {
         let ours = self.listed().filter(|member| !covered.contains(&member.member_id));
-        ours.filter_map(|member| self.live_member(member)).collect()
+        ours.filter_map(|member| self.live_member(at, member)).collect()
     }
 
     fn listed(&self) -> impl Iterator<Item = &v1::PeerMember> {
@@ -323,13 +323,13 @@ impl Watched {
     }
 
     /// `None` until there is something to say of it.
-    fn live_member(&self, listed: &v1::PeerMember) -> Option<v1::LiveMember> {
+    fn live_member(&self, at: At, listed: &v1::PeerMember) -> Option<v1::LiveMember> {
         let member = Some(self.wire(listed.member_id));
         let (_, point) = self.point_of(listed.member_id)?;
         if point.last_answer.is_none() && !point.is_failing() && point.unusable.is_none() {
             return None;
         }
-        let (reach, reason) = self.reach(listed.member_id, point);
+        let (reach, reason) = self.reach(at, listed.member_id, point);
         let (status, gauges) = (&point.status, &point.gauges);
         let answers = reach == v1::Reach::Answers;
         let mut errors = status.errors.clone();
@@ -366,7 +366,7 @@ impl Watched {
     }
 
     /// How far a member can be seen, and why no further.
-    fn reach(&self, member: u64, point: &Seen) -> (v1::Reach, String) {
+    fn reach(&self, at: At, member: u64, point: &Seen) -> (v1::Reach, String) {
         if let Some(reason) = &point.unusable {
             return (v1::Reach::Unknown, reason.clone());
         }
@@ -382,13 +382,17 @@ impl Watched {
         let views: Vec<bool> = views.filter_map(|other| other.peers.get(&member).copied()).collect();
         let connected = views.iter().filter(|connected| **connected).count();
         let text = &failure.text;
+        let hangs = failure.hangs && at.since(since) >= UNRESPONSIVE_AFTER;
         match (connected, views.len()) {
+            (0, all) if all > 0 => {
+                (v1::Reach::Lost, format!("{text}; {all} of {all} other members have lost it"))
+            }
+            _ if hangs => (v1::Reach::Hangs, text.clone()),
             (0, 0) if others().next().is_some() => {
                 (v1::Reach::Unknown, format!("{text}; its peers are being asked"))
             }
             (0, 0) if failure.refused => (v1::Reach::Lost, format!("{text}; nobody listens there")),
             (0, 0) => (v1::Reach::Unknown, format!("{text}; no other member can be asked")),
-            (0, all) => (v1::Reach::Lost, format!("{text}; {all} of {all} other members have lost it")),
             (some, all) => {
                 (v1::Reach::CutOff, format!("{text}; {some} of {all} other members are connected with it"))
             }

@@ -21,7 +21,7 @@ pub const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(10);
 pub enum Health {
     /// The process runs and answers, or never answered us at all, which then is our problem.
     Up,
-    /// The process runs but stopped answering.
+    /// The process runs, or at least accepts connections, but stopped answering.
     Unresponsive {
         /// Last answer.
         since: At,
@@ -196,6 +196,7 @@ impl Member {
         match report.live.reach() {
             v1::Reach::Unknown => return Health::Unknown { since: Some(report.running_since) },
             v1::Reach::CutOff => return Health::CutOff { since: report.running_since },
+            v1::Reach::Hangs => return Health::Unresponsive { since: report.running_since },
             v1::Reach::Lost => return Health::Lost { since: report.running_since },
             v1::Reach::Unspecified | v1::Reach::Answers => {}
         }

@@ -322,13 +322,14 @@ fn what_the_network_alone_shows_is_told_apart() {
         (v1::Reach::CutOff, Health::CutOff { since: at(0) }),
         (v1::Reach::Lost, Health::Lost { since: at(0) }),
         (v1::Reach::Unknown, Health::Unknown { since: Some(at(0)) }),
+        (v1::Reach::Hangs, Health::Unresponsive { since: at(0) }),
     ] {
         let mut model = Model::default();
         send(&mut model, at(0), AGENT_1, 1, vec![remote(1, 1, reach)]);
         send(&mut model, at(1), AGENT_1, 2, vec![remote(1, 1, reach)]);
         let health = model.health(at(1), CLUSTER, 1).unwrap();
         assert_eq!(health, expected, "{reach:?}");
-        assert_eq!(health.is_down(), reach == v1::Reach::Lost);
+        assert_eq!(health.is_down(), matches!(reach, v1::Reach::Lost | v1::Reach::Hangs));
     }
 }
 

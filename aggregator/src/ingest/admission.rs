@@ -17,7 +17,7 @@ const MAX_NAME_BYTES: usize = 256;
 const MAX_COMMANDS: usize = 64;
 
 /// What an agent said of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HelloFacts {
     /// The protocol generation that both sides will speak.
     pub protocol: u32,

@@ -368,6 +368,8 @@ pub enum Reach {
     Lost = 3,
     /// It does not answer, and nothing says why.
     Unknown = 4,
+    /// It has not answered for a while, although it accepts connections.
+    Hangs = 5,
 }
 impl Reach {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -381,6 +383,7 @@ impl Reach {
             Self::CutOff => "REACH_CUT_OFF",
             Self::Lost => "REACH_LOST",
             Self::Unknown => "REACH_UNKNOWN",
+            Self::Hangs => "REACH_HANGS",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -391,6 +394,7 @@ impl Reach {
             "REACH_CUT_OFF" => Some(Self::CutOff),
             "REACH_LOST" => Some(Self::Lost),
             "REACH_UNKNOWN" => Some(Self::Unknown),
+            "REACH_HANGS" => Some(Self::Hangs),
             _ => None,
         }
     }

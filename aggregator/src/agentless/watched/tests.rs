@@ -26,7 +26,7 @@ fn status(member: u64, leader: u64) -> Answer {
 }
 
 fn failure(refused: bool) -> Answer {
-    Answer::Status(Err(Failure { text: "connect to it".to_owned(), refused }))
+    Answer::Status(Err(Failure { text: "connect to it".to_owned(), refused, hangs: false }))
 }
 
 fn page(member: u64, peers: &[(u64, bool)]) -> Answer {
@@ -64,7 +64,7 @@ fn three() -> Watched {
 }
 
 fn reach(watched: &Watched, member: u64) -> (v1::Reach, String) {
-    let live = watched.live(&BTreeSet::new());
+    let live = watched.live(at(9), &BTreeSet::new());
     let live = live.iter().find(|live| live.member.as_ref().is_some_and(|m| m.member_id == member));
     live.map_or((v1::Reach::Unspecified, String::new()), |live| (live.reach(), live.scrape_error.clone()))
 }
@@ -73,7 +73,7 @@ fn reach(watched: &Watched, member: u64) -> (v1::Reach, String) {
 fn one_endpoint_is_enough_to_find_the_others() {
     let watched = three();
     assert_eq!(watched.cluster, Some(CLUSTER));
-    let live = watched.live(&BTreeSet::new());
+    let live = watched.live(at(9), &BTreeSet::new());
     assert_eq!(live.len(), 3);
     assert!(
         live.iter()
@@ -89,8 +89,11 @@ fn members_come_and_go_with_the_list() {
     let (new, over) = watched.reconcile(|| 9);
     assert_eq!((new.len(), new[0].1.to_string()), (1, "http://10.0.0.4:2379".to_owned()));
     assert_eq!(over, [2]);
-    let named: Vec<u64> =
-        watched.live(&BTreeSet::new()).iter().map(|live| live.member.as_ref().unwrap().member_id).collect();
+    let named: Vec<u64> = watched
+        .live(at(9), &BTreeSet::new())
+        .iter()
+        .map(|live| live.member.as_ref().unwrap().member_id)
+        .collect();
     assert_eq!(named, [1, 3], "4 has not answered and not failed yet");
 }
 
@@ -161,10 +164,23 @@ fn without_anybody_to_ask_only_a_refused_connection_says_something() {
 }
 
 #[test]
+fn a_member_that_accepts_connections_but_never_answers_hangs() {
+    let mut watched = three();
+    let hangs = || Answer::Status(Err(Failure { text: "no answer".to_owned(), refused: false, hangs: true }));
+    watched.take(2, hangs(), at(0));
+    watched.take(2, hangs(), at(3));
+    watched.take(1, page(1, &[(2, true)]), at(4));
+    assert_eq!(reach(&watched, 2).0, v1::Reach::CutOff, "for a while that may be anything");
+    let live = watched.live(at(10), &BTreeSet::new());
+    let stuck = live.iter().find(|live| live.member.as_ref().is_some_and(|m| m.member_id == 2)).unwrap();
+    assert_eq!((stuck.reach(), stuck.running), (v1::Reach::Hangs, false));
+}
+
+#[test]
 fn what_agents_watch_is_left_out_and_asked_for_little() {
     let watched = three();
     let covered = BTreeSet::from([2]);
-    assert_eq!(watched.live(&covered).len(), 2);
+    assert_eq!(watched.live(at(9), &covered).len(), 2);
     assert_eq!((watched.mode(1, &covered), watched.mode(2, &covered)), (Mode::Full, Mode::Listen));
 }
 
@@ -200,7 +216,7 @@ fn foreign_texts_and_lists_are_bounded() {
         number
     });
     assert!(watched.points.len() <= MAX_MEMBERS + 3, "{}", watched.points.len());
-    let live = watched.live(&BTreeSet::new());
+    let live = watched.live(at(9), &BTreeSet::new());
     let size: usize = live.iter().map(prost::Message::encoded_len).sum();
     assert!(size < 200_000, "{size}");
 }
