@@ -50,7 +50,7 @@ pub struct Blind {
 }
 
 /// A row of the account of what became of what was produced.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct LedgerRow {
     /// etcd member id; zeros = the node.
     pub member: String,

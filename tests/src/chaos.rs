@@ -1,7 +1,8 @@
 //! Random faults against agents, aggregator and engine under load, and the check of the account after each.
 //!
 //! [`plan`] makes faults from a seed; [`stand`] is what they hit; [`act`] does them; [`books`] draws the balance at
-//! rest on both sides; [`run`] works through a plan on several stands side by side.
+//! rest on both sides; [`run`] works through a plan on several stands side by side; [`steps`] hits the engine
+//! inside an insert and at its other steps.
 //!
 //! What must hold after a fault:
 //! - The agent lived: stored + dropped of WAL and directories is what etcd counted, to the last one, nothing is blind,
@@ -18,3 +19,4 @@ pub mod books;
 pub mod plan;
 pub mod run;
 pub mod stand;
+pub mod steps;

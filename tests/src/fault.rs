@@ -16,6 +16,7 @@ use crate::process::Process;
 use crate::tools;
 
 pub mod full;
+pub mod insert;
 pub mod relay;
 pub mod stop;
 

@@ -1,6 +1,11 @@
 //! Chaos: kill -9, SIGTERM, SIGSTOP, full disks and cut connections under load; what was seen is stored exactly once.
+//!
+//! `ETCD_MONITOR_SEED` repeats a run, `ETCD_MONITOR_EVENTS=3,17` runs these events of its plan only, and
+//! `ETCD_MONITOR_PARTS=faults,steps` only these parts.
 
-use etcdmon_tests::chaos::run::{Options, run, seed};
+use anyhow::Result;
+use etcdmon_tests::chaos::run::{self, Options};
+use etcdmon_tests::chaos::steps;
 use etcdmon_tests::suite::{by_tier, skip_without_root};
 
 /// S10, T3, T4: whoever dies or stops, whatever runs full or is cut: what was spooled is stored exactly once, and what is
@@ -10,8 +15,32 @@ fn nothing_spooled_is_lost_or_doubled_whoever_is_killed() {
     if skip_without_root("probes and perf") {
         return;
     }
+    // Side by side: each has stands of its own and mostly waits.
+    let failures: Vec<String> = std::thread::scope(|scope| {
+        let parts = [("faults", faults as fn() -> Result<()>), ("steps", engine_steps)];
+        let running: Vec<_> = parts
+            .into_iter()
+            .filter(|(name, _)| wanted(name))
+            .map(|(name, part)| (name, scope.spawn(part)))
+            .collect();
+        let ended = running.into_iter().map(|(name, part)| (name, part.join().expect("no part panics")));
+        ended.filter_map(|(name, outcome)| Some(format!("{name}: {:#}", outcome.err()?))).collect()
+    });
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+fn wanted(part: &str) -> bool {
+    std::env::var("ETCD_MONITOR_PARTS").map_or(true, |parts| parts.split(',').any(|name| name == part))
+}
+
+/// Random faults, single and overlapping.
+fn faults() -> Result<()> {
     let options = Options { events: by_tier(20, 200), stands: by_tier(vec![1, 1], vec![3, 1, 1]) };
-    if let Err(error) = run(seed(), &options) {
-        panic!("{error:#}");
-    }
+    run::run(run::seed(), &options)
+}
+
+/// The engine hit at each of its steps.
+fn engine_steps() -> Result<()> {
+    steps::first_schema(by_tier(3, 12))?;
+    steps::run(&by_tier(steps::few(), steps::all()))
 }

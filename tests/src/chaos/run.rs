@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tokio::time::sleep;
 
-use crate::chaos::act::act;
+use crate::chaos::act::{Gap, act};
 use crate::chaos::books::{Books, Perf, balance};
 use crate::chaos::plan::{Event, plan};
 use crate::chaos::stand::ChaosStand;
@@ -114,13 +114,14 @@ pub fn run(seed: u64, options: &Options) -> Result<()> {
     bail!("{SEED}={seed}: {} failures:\n{}", failures.len(), failures.join("\n"))
 }
 
-/// One stand's thread: processes die with the thread that started them, so it lives as long as they.
+/// A runtime of one thread's own. Processes die with the thread that started them, so both live as long as they.
+pub fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).enable_all().build().expect("a runtime needs only threads and a poller")
+}
+
 fn work(board: &Board, number: usize, members: usize) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime needs only threads and a poller");
+    let runtime = runtime();
     let mut hopeless = 0;
     while hopeless < HOPELESS && !board.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
         let before = board.done.load(Ordering::Relaxed);
@@ -168,14 +169,27 @@ async fn one_stand(board: &Board, number: usize, members: usize) {
 }
 
 /// A stretch of load with an event in it, from rest to rest.
+async fn stretch(stand: &mut ChaosStand, before: &Books, event: &Event) -> Result<(Books, String)> {
+    around(stand, before, async |stand| {
+        let gap = act(stand, event).await?;
+        sleep(event.after).await;
+        Ok(gap)
+    })
+    .await
+}
+
+/// A stretch of load with `doing` in it, from rest to rest, and the balance at its end.
 ///
 /// # Errors
 /// When something can't be done, or the books do not balance.
-pub async fn stretch(stand: &mut ChaosStand, before: &Books, event: &Event) -> Result<(Books, String)> {
+pub async fn around(
+    stand: &mut ChaosStand,
+    before: &Books,
+    doing: impl AsyncFnOnce(&mut ChaosStand) -> Result<Option<Gap>>,
+) -> Result<(Books, String)> {
     let perf = Perf::start(&stand.stand)?;
     stand.stand.load.resume();
-    let gap = act(stand, event).await?;
-    sleep(event.after).await;
+    let gap = doing(stand).await?;
     stand.stand.rest().await?;
     let rows = perf.stop()?;
     stand.stand.agent.daemon.check_healthy()?;

@@ -104,9 +104,13 @@ impl ChaosStand {
     pub async fn finish(mut self) -> Result<String> {
         let stand = &mut self.stand;
         let told = stand.settled(&[]).await?;
-        unaccounted(&stand.api.ledger(&stand.id, stand.since).await?)?;
         let command = stand.aggregator.engine_command()?;
+        // It ends with an account of all it made, and waits until that is stored.
         stand.agent.daemon.terminate()?;
+        let rows = wait::settled("the ledger", Duration::from_secs(3), ENGINE_LIMIT, async || {
+            stand.api.ledger(&stand.id, stand.since).await
+        });
+        unaccounted(&rows.await?)?;
         stand.aggregator.daemon.terminate()?;
         stand.agent.daemon.check_never_panicked()?;
         stand.aggregator.daemon.check_never_panicked()?;
