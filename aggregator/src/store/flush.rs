@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use etcdmon_service::backoff::Backoff;
@@ -141,22 +141,38 @@ impl Flusher {
             within("wait for other inserts", settle::await_foreign(&client, &self.instance)).await?;
             *foreign = false;
         }
+        // After a failure the rest is not begun: on an engine that hangs, each would wait its full time before anybody
+        // heard of it.
+        let failed = AtomicBool::new(false);
         let store = async |mut unit: Unit| {
+            if failed.load(Ordering::Relaxed) {
+                return (unit, None);
+            }
             // Never closed.
             let _turn = self.inserts.acquire().await;
+            if failed.load(Ordering::Relaxed) {
+                return (unit, None);
+            }
             let attempt = self.attempts.fetch_add(1, Ordering::Relaxed);
             let result = unit.store(&self.client, format!("{}{attempt}", self.instance), counters).await;
-            (unit, result)
+            failed.fetch_or(result.is_err(), Ordering::Relaxed);
+            (unit, Some(result))
         };
         let results: Vec<_> =
             stream::iter(units.drain(..)).map(store).buffer_unordered(PARALLEL).collect().await;
-        let mut outcome = Ok(());
+        let (mut outcome, mut again) = (Ok(()), Vec::new());
         for (unit, result) in results {
-            if result.is_err() {
-                units.push(unit);
-                outcome = result;
+            match result {
+                Some(Ok(())) => {}
+                Some(Err(error)) => {
+                    again.push(unit);
+                    outcome = Err(error);
+                }
+                None => units.push(unit),
             }
         }
+        // Last: what fails for a reason of its own table must not keep the others from their turn.
+        units.append(&mut again);
         outcome
     }
 
