@@ -3,9 +3,11 @@
 //! `ETCD_MONITOR_SEED` repeats a run, `ETCD_MONITOR_EVENTS=3,17` runs these events of its plan only, and
 //! `ETCD_MONITOR_PARTS=faults,steps` only these parts.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use etcdmon_tests::chaos::run::{self, Options};
-use etcdmon_tests::chaos::steps;
+use etcdmon_tests::chaos::{partition, steps};
 use etcdmon_tests::suite::{by_tier, skip_without_root};
 
 /// S10, T3, T4: whoever dies or stops, whatever runs full or is cut: what was spooled is stored exactly once, and what is
@@ -17,7 +19,11 @@ fn nothing_spooled_is_lost_or_doubled_whoever_is_killed() {
     }
     // Side by side: each has stands of its own and mostly waits.
     let failures: Vec<String> = std::thread::scope(|scope| {
-        let parts = [("faults", faults as fn() -> Result<()>), ("steps", engine_steps)];
+        let parts = [
+            ("faults", faults as fn() -> Result<()>),
+            ("steps", engine_steps),
+            ("partition", long_partition),
+        ];
         let running: Vec<_> = parts
             .into_iter()
             .filter(|(name, _)| wanted(name))
@@ -43,4 +49,10 @@ fn faults() -> Result<()> {
 fn engine_steps() -> Result<()> {
     steps::first_schema(by_tier(3, 12))?;
     steps::run(&by_tier(steps::few(), steps::all()))
+}
+
+/// Many agents cut off for long, and all they send afterwards.
+fn long_partition() -> Result<()> {
+    let (agents, minutes) = by_tier((20, 1), (100, 30));
+    partition::run(agents, Duration::from_secs(60 * minutes))
 }

@@ -31,8 +31,8 @@ const INSERT_LIMIT: Duration = Duration::from_secs(30);
 /// How long an engine may take to be there again.
 const ENGINE_LIMIT: Duration = Duration::from_secs(60);
 
-/// The aggregator waits a minute for an insert.
-const GIVE_UP_LIMIT: Duration = Duration::from_secs(110);
+/// The aggregator waits a minute for an insert, and not another one for those behind it.
+const GIVE_UP_LIMIT: Duration = Duration::from_secs(90);
 
 /// An agent waits two minutes for any acknowledgement.
 const RESEND_LIMIT: Duration = Duration::from_secs(200);
