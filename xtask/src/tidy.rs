@@ -11,7 +11,7 @@ const PROMISES: &str = "SPECIFICATION.md";
 /// Longest source file, in lines.
 const MAX_LINES: usize = 700;
 
-/// Directories that hold nothing of ours.
+/// Directories that hold nothing of ours; in a linked work tree `.git` is a file.
 const SKIPPED: [&str; 5] = [".git", "target", "node_modules", "generated", "proptest-regressions"];
 
 /// Marks of unfinished work. Put together from halves so that this file is clean itself.
@@ -76,7 +76,10 @@ fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in std::fs::read_dir(directory).with_context(|| format!("read {}", directory.display()))? {
         let entry = entry?;
         let (path, kind) = (entry.path(), entry.file_type()?);
-        if kind.is_dir() && !SKIPPED.iter().any(|name| entry.file_name() == *name) {
+        if SKIPPED.iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
+        if kind.is_dir() {
             collect(&path, files)?;
         } else if kind.is_file() && entry.file_name() != "Cargo.lock" {
             files.push(path);
