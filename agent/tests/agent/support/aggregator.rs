@@ -37,6 +37,10 @@ pub struct Seen {
     /// The newest live summary.
     pub live: Option<v1::Live>,
     pub live_count: u64,
+    /// Every summary's number, and whether it came late.
+    pub live_numbers: Vec<(u64, bool)>,
+    /// The newest late summary.
+    pub late: Option<v1::Live>,
     pub refused: u64,
     pub hellos: Vec<v1::Hello>,
 }
@@ -45,6 +49,9 @@ pub struct Seen {
 pub struct Aggregator {
     pub seen: Arc<Mutex<Seen>>,
     pub answer: Arc<Mutex<Answer>>,
+    /// Said on each stream before the next reply. `None` = a kind that the agent does not know.
+    pub say_on_batches: Arc<Mutex<Vec<Option<batch_reply::Message>>>>,
+    pub say_on_live: Arc<Mutex<Vec<Option<live_reply::Message>>>>,
     interval_ms: u32,
 }
 
@@ -66,7 +73,13 @@ impl Drop for Running {
 
 impl Default for Aggregator {
     fn default() -> Self {
-        Self { seen: Arc::default(), answer: Arc::new(Mutex::new(Answer::Acknowledge)), interval_ms: 1000 }
+        Self {
+            seen: Arc::default(),
+            answer: Arc::new(Mutex::new(Answer::Acknowledge)),
+            say_on_batches: Arc::default(),
+            say_on_live: Arc::default(),
+            interval_ms: 1000,
+        }
     }
 }
 
@@ -211,6 +224,10 @@ impl v1::ingest_server::Ingest for Aggregator {
                     },
                     None => None,
                 };
+                let said = std::mem::take(&mut *this.say_on_batches.lock().unwrap());
+                for message in said {
+                    let _ = replies.send(Ok(v1::BatchReply { message })).await;
+                }
                 if let Some(message) = reply {
                     let _ = replies.send(Ok(v1::BatchReply { message: Some(message) })).await;
                 }
@@ -239,12 +256,21 @@ impl v1::ingest_server::Ingest for Aggregator {
                             sent_wall_ns: wall,
                         };
                         let mut seen = this.seen.lock().unwrap();
-                        seen.live = Some(live);
-                        seen.live_count += 1;
+                        seen.live_numbers.push((live.number, live.late));
+                        if live.late {
+                            seen.late = Some(live);
+                        } else {
+                            seen.live = Some(live);
+                            seen.live_count += 1;
+                        }
                         live_reply::Message::Pong(pong)
                     }
                     None => continue,
                 };
+                let said = std::mem::take(&mut *this.say_on_live.lock().unwrap());
+                for message in said {
+                    let _ = replies.send(Ok(v1::LiveReply { message })).await;
+                }
                 let _ = replies.send(Ok(v1::LiveReply { message: Some(message) })).await;
             }
         });

@@ -223,13 +223,9 @@ async fn the_pace_follows_the_stores_memory_while_the_stream_runs() {
     for bytes_waiting in [200 << 20, 80 << 20, 0] {
         bench.store.counters().bytes_waiting.store(bytes_waiting, Ordering::Relaxed);
         requests.send(batch(empty.encode_to_vec())).await.unwrap();
-        loop {
-            match next(&mut replies).await {
-                v1::batch_reply::Message::Pace(pace) => {
-                    told.push((pace.batch_interval_ms, pace.window_batches))
-                }
-                _acknowledgement => break,
-            }
+        // Until the acknowledgement.
+        while let v1::batch_reply::Message::Pace(pace) = next(&mut replies).await {
+            told.push((pace.batch_interval_ms, pace.window_batches));
         }
     }
     requests.send(batch(empty.encode_to_vec())).await.unwrap();
