@@ -12,6 +12,8 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -329,6 +331,25 @@ fn report_recovery(recovery: &spool::Recovery, notes: &mpsc::Sender<Note>) {
     }
 }
 
+/// Says that a member shares its device with the spool, as on most nodes: whoever wonders about its disk may want to know. Partitions of one
+/// disk are different devices here.
+fn spool_device(state_dir: &Path, process: &EtcdProcess) -> Option<fact::Event> {
+    let device = |path: &Path| std::fs::metadata(path).ok().map(|data| data.dev());
+    let spool = device(state_dir)?;
+    let (wal, data) =
+        (device(&process.wal_dir_here) == Some(spool), device(&process.data_dir_here) == Some(spool));
+    (wal || data).then(|| fact::Event {
+        process: Some(process.id),
+        mono_ns: Reading::now().mono_ns,
+        kind: "spool.device",
+        details: serde_json::json!({
+            "device": format!("{}:{}", libc::major(spool), libc::minor(spool)),
+            "shared_with_wal": wal,
+            "shared_with_data": data,
+        }),
+    })
+}
+
 fn probe_settings(config: &Config) -> ProbeSettings {
     ProbeSettings {
         enabled: config.probes_enabled,
@@ -391,6 +412,9 @@ impl Watch {
                 let token = stop.child_token();
                 self.collecting.insert(process.id, token.clone());
                 self.tell(Note::Appeared(process.clone(), identity)).await;
+                if let Some(event) = spool_device(&self.config.state_dir, &process) {
+                    self.tell(Note::Facts(vec![fact::Fact::Event(event)])).await;
+                }
                 self.probes.add((*process).clone());
                 self.logs.appeared(&process);
                 self.collect(&process, &token);

@@ -6,5 +6,6 @@
 mod adverse;
 mod links;
 mod logs;
+mod spool;
 mod stream;
 mod support;

@@ -120,6 +120,8 @@ fn what_a_dead_aggregator_missed_arrives_once_it_is_back() {
         (agent.metric("etcdmon_agent_spool_disk_bytes") == 0.0).then_some(())
     });
     assert_eq!(server.aggregator.account(LedgerKind::Dropped, "sync"), 0);
+    let told = server.aggregator.events().contains(&"spool.device".to_owned());
+    assert!(told, "etcd's data and the spool are in one directory");
 }
 
 #[test]
