@@ -33,7 +33,7 @@ use crate::registry::Registry;
 use crate::rule::Profile;
 use crate::server;
 use crate::state::{State, StateError};
-use crate::store::{Client, External, Store};
+use crate::store::{Client, External, Store, Unstorable};
 use crate::view::View;
 
 /// Live messages between ingest and evaluation; what finds no room is dropped and counted, and heals with the next one.
@@ -111,7 +111,9 @@ impl Aggregator {
         let ingest = listen("listen.ingest", config.ingest).await?;
         let (engine, client) = connect(&config)?;
         let (stop_store, stop_ingest) = (CancellationToken::new(), CancellationToken::new());
-        let store = Store::start(client.clone(), stop_store.clone());
+        let unstorable =
+            Unstorable { directory: Some(config.state_dir.join("unstorable")), ..Unstorable::default() };
+        let store = Store::start(client.clone(), unstorable, stop_store.clone());
         let (live, facts) = mpsc::channel(LIVE_QUEUE);
         let options = ingest::Options { batch_interval: config.batch_interval, ..ingest::Options::default() };
         let service = Service::new(

@@ -239,6 +239,9 @@ impl Sources {
         let labels: Vec<_> = Table::ALL.iter().map(|table| (*table, [("table", table.name())])).collect();
         let rows = labels.iter().map(|(table, label)| (label.as_slice(), read(c.rows_stored(*table))));
         writer.counters("store_rows", "Rows stored", rows)?;
+        let rows =
+            labels.iter().map(|(table, label)| (label.as_slice(), read(&c.rows_unstorable[*table as usize])));
+        writer.counters("store_unstorable_rows", "Rows that ClickHouse will never take, set aside", rows)?;
         writer.counter("store_batches", "Batches stored as a whole", read(&c.batches_stored))?;
         writer.counter(
             "store_merged_batches",

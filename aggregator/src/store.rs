@@ -4,13 +4,16 @@
 //! stored. Its identity is (agent, epoch, sequence), that of a row adds its position in the batch; both are columns of
 //! every table. Wherever the outcome of an insert is not known, the table itself is asked, never a window of time.
 
+mod aside;
 pub mod block;
 mod client;
 mod counters;
 pub mod decode;
 mod flush;
+mod isolate;
 pub mod migrate;
 mod presence;
+mod refusal;
 mod seen;
 mod settle;
 pub mod table;
@@ -20,5 +23,6 @@ mod writer;
 pub use client::{Client, ClientError, Endpoint, External};
 pub use counters::Counters;
 pub use decode::{BatchId, ClusterNames, DecodeError, Decoded};
+pub use isolate::Options as Unstorable;
 pub use table::Table;
 pub use writer::{Stopping, Store};

@@ -12,9 +12,9 @@ use etcdmon_aggregator::store::table::Table;
 use uuid::Uuid;
 
 use crate::rows::decoded;
-use crate::{BATCH_ROWS, INSERT_ROWS, TOTAL_ROWS};
+use crate::{BATCH_ROWS, INSERT_ROWS, TOTAL_ROWS, cpu_ns};
 
-/// Arguments: library, directory, table, format, writers. Prints rows per second.
+/// Arguments: library, directory, table, format, writers. Prints rows per second and nanoseconds of CPU a row.
 pub fn run(mut arguments: impl Iterator<Item = OsString>) -> anyhow::Result<()> {
     let mut next = |what: &'static str| arguments.next().context(what);
     let (library, directory) = (next("library")?, next("directory")?);
@@ -41,7 +41,7 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> anyhow::Result<()> 
     connection.query(&format!("TRUNCATE TABLE {}", table.name()), "Null", &[])?;
 
     let connections: Vec<Connection> = (0..writers).map(|_| connect()).collect::<Result<_, _>>()?;
-    let began = Instant::now();
+    let (began, cpu) = (Instant::now(), cpu_ns(std::process::id())?);
     std::thread::scope(|scope| {
         let threads: Vec<_> = connections
             .into_iter()
@@ -60,12 +60,13 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> anyhow::Result<()> 
         threads.into_iter().try_for_each(|thread| thread.join().expect("writer does not panic"))
     })?;
     let rate = TOTAL_ROWS as f64 / began.elapsed().as_secs_f64();
+    let cpu = (cpu_ns(std::process::id())? - cpu) / TOTAL_ROWS as f64;
     let stored = connection.query(&format!("SELECT count() FROM {}", table.name()), "TabSeparated", &[])?;
     anyhow::ensure!(
         String::from_utf8_lossy(stored.as_ref()).trim() == TOTAL_ROWS.to_string(),
         "rows are missing"
     );
-    println!("{rate}");
+    println!("{rate} {cpu}");
     Ok(())
 }
 

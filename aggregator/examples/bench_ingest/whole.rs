@@ -7,7 +7,7 @@ use anyhow::Context;
 use etcdmon_aggregator::engine::{Options, Supervisor};
 use etcdmon_aggregator::ingest::{Options as IngestOptions, Service, serve};
 use etcdmon_aggregator::store::table::Table;
-use etcdmon_aggregator::store::{Client, Store};
+use etcdmon_aggregator::store::{Client, Store, Unstorable};
 use etcdmon_proto::v1::ingest_client::IngestClient;
 use etcdmon_proto::v1::{self, batch_reply, batch_request};
 use tokio::net::TcpListener;
@@ -17,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::rows::{Names, payload};
-use crate::{BATCH_ROWS, TOTAL_ROWS};
+use crate::{BATCH_ROWS, Found, TOTAL_ROWS, cpu_ns};
 
 /// Agents that send side by side.
 const AGENTS: usize = 8;
 
-/// Rows per second from the first batch sent to the last acknowledged.
-pub fn run(table: Table) -> anyhow::Result<f64> {
+/// From the first batch sent to the last acknowledged.
+pub fn run(table: Table) -> anyhow::Result<Found> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -31,7 +31,7 @@ pub fn run(table: Table) -> anyhow::Result<f64> {
         .block_on(measure(table))
 }
 
-async fn measure(table: Table) -> anyhow::Result<f64> {
+async fn measure(table: Table) -> anyhow::Result<Found> {
     let directory = tempfile::tempdir()?;
     let engine = Supervisor::start(Options {
         program: std::env::current_exe()?,
@@ -41,7 +41,7 @@ async fn measure(table: Table) -> anyhow::Result<f64> {
     })?;
     let stop = CancellationToken::new();
     let client = Client::embedded(engine.endpoint(), "etcdmon");
-    let (store, writer) = Store::start(client.clone(), stop.clone());
+    let (store, writer) = Store::start(client.clone(), Unstorable::default(), stop.clone());
     while !store.is_ready() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -58,13 +58,17 @@ async fn measure(table: Table) -> anyhow::Result<f64> {
         let agent = Agent::new(table, batches);
         agents.push((agent, IngestClient::connect(url.clone()).await?));
     }
-    let began = Instant::now();
+    let child = engine.facts().borrow().pid.context("engine runs")?;
+    let cpu = || anyhow::Ok((cpu_ns(child)?, cpu_ns(std::process::id())?));
+    let (began, before) = (Instant::now(), cpu()?);
     let sending: Vec<_> =
         agents.into_iter().map(|(agent, client)| tokio::spawn(agent.send(client))).collect();
     for agent in sending {
         agent.await??;
     }
-    let rate = TOTAL_ROWS as f64 / began.elapsed().as_secs_f64();
+    let (rate, after) = (TOTAL_ROWS as f64 / began.elapsed().as_secs_f64(), cpu()?);
+    let row = |before: f64, after: f64| (after - before) / TOTAL_ROWS as f64;
+    let found = Found { rate, engine_ns: row(before.0, after.0), rest_ns: row(before.1, after.1) };
     let count: u64 =
         client.connect()?.query_raw(&format!("SELECT count() FROM {}", table.name())).fetch_one().await?;
     anyhow::ensure!(count == TOTAL_ROWS as u64, "{count} rows stored of {TOTAL_ROWS}");
@@ -72,7 +76,7 @@ async fn measure(table: Table) -> anyhow::Result<f64> {
     server.await??;
     writer.await?;
     engine.stop().await;
-    Ok(rate)
+    Ok(found)
 }
 
 /// An agent with all its batches prepared.

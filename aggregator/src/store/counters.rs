@@ -9,6 +9,8 @@ use super::table::Table;
 pub struct Counters {
     /// Rows inserted, by table in the order of [`Table::ALL`].
     pub rows_stored: [AtomicU64; Table::ALL.len()],
+    /// Rows that ClickHouse will never take, by table: set aside, and in the ledger as dropped.
+    pub rows_unstorable: [AtomicU64; Table::ALL.len()],
     /// Batches that are stored as a whole.
     pub batches_stored: AtomicU64,
     /// Batches that came again while they were waiting here.

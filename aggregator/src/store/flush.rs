@@ -20,7 +20,9 @@ use super::block::Block;
 use super::client::{Client, ClientError};
 use super::counters::Counters;
 use super::decode::day_of;
+use super::isolate::{self, Isolator};
 use super::migrate::{MigrateError, migrate};
+use super::refusal::Refusal;
 use super::settle;
 use super::table::Table;
 use super::unit::Unit;
@@ -70,14 +72,16 @@ pub struct Flusher {
     migrated: tokio::sync::Mutex<bool>,
     /// Inserts that run side by side, over all groups.
     inserts: Semaphore,
+    isolator: Isolator,
 }
 
 impl Flusher {
     /// Writes through `client`.
-    pub fn new(client: Client) -> Self {
+    pub fn new(client: Client, unstorable: isolate::Options) -> Self {
         let instance = format!("{}{}-", settle::PREFIX, uuid::Uuid::new_v4().simple());
         let (migrated, inserts) = (tokio::sync::Mutex::new(false), Semaphore::new(PARALLEL));
-        Self { client, instance, attempts: AtomicU64::new(0), migrated, inserts }
+        let isolator = Isolator::new(unstorable);
+        Self { client, instance, attempts: AtomicU64::new(0), migrated, inserts, isolator }
     }
 
     /// Stores all of the group, however long it takes, and tells each batch.
@@ -94,7 +98,8 @@ impl Flusher {
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
         let (mut pauses, mut failures) = (Backoff::new(PAUSES.0, PAUSES.1), 0u64);
-        while let Err(error) = self.attempt(&mut units, &mut foreign, counters).await {
+        while !units.is_empty() {
+            let Err(error) = self.attempt(&mut units, &mut foreign, counters).await else { continue };
             failures += 1;
             // The first failure, then fewer and fewer: a long outage is one story.
             if failures.is_power_of_two() {
@@ -113,8 +118,8 @@ impl Flusher {
         group.into_iter().for_each(Waiting::stored);
     }
 
-    /// One try at every unit that is left; units that are stored leave the list. `foreign` is cleared once inserts of
-    /// other processes are known to be over.
+    /// One try at every unit that is left; units that are stored leave the list, and accounts of what can't be stored
+    /// come in. `foreign` is cleared once inserts of other processes are known to be over.
     async fn attempt(
         &self,
         units: &mut Vec<Unit>,
@@ -153,27 +158,46 @@ impl Flusher {
             if failed.load(Ordering::Relaxed) {
                 return (unit, None);
             }
-            let attempt = self.attempts.fetch_add(1, Ordering::Relaxed);
-            let result = unit.store(&self.client, format!("{}{attempt}", self.instance), counters).await;
-            failed.fetch_or(result.is_err(), Ordering::Relaxed);
+            let result = unit.store(&self.client, self.query_id(), counters).await;
+            // A refusal is an answer: the engine is well.
+            let hangs = result.as_ref().is_err_and(|error| Refusal::of(error).is_none());
+            failed.fetch_or(hangs, Ordering::Relaxed);
             (unit, Some(result))
         };
         let results: Vec<_> =
             stream::iter(units.drain(..)).map(store).buffer_unordered(PARALLEL).collect().await;
-        let (mut outcome, mut again) = (Ok(()), Vec::new());
-        for (unit, result) in results {
+        let (mut outcome, mut again, mut condemned) = (Ok(()), Vec::new(), Vec::new());
+        for (mut unit, result) in results {
             match result {
-                Some(Ok(())) => {}
-                Some(Err(error)) => {
-                    again.push(unit);
-                    outcome = Err(error);
-                }
+                Some(Ok(())) => self.isolator.works(unit.table()),
+                Some(Err(error)) => match self.isolator.judge(&mut unit, &error) {
+                    Some(refusal) => condemned.push((unit, refusal)),
+                    None => {
+                        again.push(unit);
+                        outcome = Err(error);
+                    }
+                },
                 None => units.push(unit),
             }
+        }
+        for (unit, refusal) in condemned {
+            if failed.load(Ordering::Relaxed) {
+                // Refused again another time, and judged at once.
+                again.push(unit);
+                continue;
+            }
+            let query_id = || self.query_id();
+            let isolated =
+                self.isolator.isolate(unit, refusal, &self.client, &query_id, counters, units).await;
+            outcome = outcome.and(isolated);
         }
         // Last: what fails for a reason of its own table must not keep the others from their turn.
         units.append(&mut again);
         outcome
+    }
+
+    fn query_id(&self) -> String {
+        format!("{}{}", self.instance, self.attempts.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Brings the schema up to date, once after start and after every failure.

@@ -13,6 +13,7 @@ use super::client::Client;
 use super::counters::Counters;
 use super::decode::BatchId;
 use super::flush::{AttemptError, within};
+use super::isolate::Refused;
 use super::presence::{self, Present, Question};
 use super::settle;
 use super::table::Table;
@@ -34,6 +35,8 @@ pub struct Unit {
     uncertain: bool,
     /// An attempt that may still be running.
     earlier: Option<Attempt>,
+    /// How often ClickHouse refused it for good.
+    pub(super) refused: Option<Refused>,
     /// Rises when an insert ended well but its rows are not there: its token must not be used again.
     token_generation: u32,
 }
@@ -45,6 +48,7 @@ struct Part {
     block: Block,
 }
 
+#[derive(Clone)]
 struct Attempt {
     query_id: String,
     /// Of the embedded engine.
@@ -56,13 +60,52 @@ impl Unit {
     pub fn new(batch: BatchId, block: Block, uncertain: bool) -> Self {
         let table = block.table;
         let parts = Arc::new(vec![Part { batch, block }]);
-        Self { table, parts, uncertain, earlier: None, token_generation: 0 }
+        Self { table, parts, uncertain, earlier: None, refused: None, token_generation: 0 }
     }
 
     /// Adds rows of another batch.
     pub fn add(&mut self, batch: BatchId, block: Block) {
         debug_assert_eq!(self.table, block.table);
         Arc::make_mut(&mut self.parts).push(Part { batch, block });
+    }
+
+    /// Its table.
+    pub fn table(&self) -> Table {
+        self.table
+    }
+
+    /// Its rows by batch.
+    pub fn into_parts(self) -> impl Iterator<Item = (BatchId, Block)> {
+        Arc::unwrap_or_clone(self.parts).into_iter().map(|part| (part.batch, part.block))
+    }
+
+    /// Two units of half the batches, or of half the rows of its only batch; the unit itself when it is a single row.
+    /// An attempt under way goes along with both, and is ended twice: the second time at no cost.
+    pub fn halve(self) -> Result<[Self; 2], Self> {
+        let half = match self.parts.as_slice() {
+            [part] if part.block.rows() <= 1 => return Err(self),
+            [part] => {
+                let rows = u32::try_from(part.block.rows()).expect("a batch has fewer rows than u32 holds");
+                let some = |rows: std::ops::Range<u32>| {
+                    let block = part.block.select(&rows.collect::<Vec<_>>());
+                    vec![Part { batch: part.batch, block }]
+                };
+                (some(0..rows / 2), some(rows / 2..rows))
+            }
+            parts => {
+                let (first, second) = parts.split_at(parts.len() / 2);
+                (first.to_vec(), second.to_vec())
+            }
+        };
+        let unit = |parts: Vec<Part>| Self {
+            table: self.table,
+            parts: Arc::new(parts),
+            uncertain: self.uncertain,
+            earlier: self.earlier.clone(),
+            refused: self.refused,
+            token_generation: self.token_generation,
+        };
+        Ok([unit(half.0), unit(half.1)])
     }
 
     /// Rows that are not known to be in the table.

@@ -20,6 +20,7 @@ use super::client::Client;
 use super::counters::Counters;
 use super::decode::{BatchId, Decoded};
 use super::flush::Flusher;
+use super::isolate;
 use super::seen::Seen;
 
 /// Memory that waiting batches may take together, in bytes.
@@ -103,9 +104,13 @@ impl Drop for Waiting {
 }
 
 impl Store {
-    /// Starts the writer; it applies the schema as soon as ClickHouse answers. `stop` ends it after what waits was
-    /// stored or ten seconds.
-    pub fn start(client: Client, stop: CancellationToken) -> (Self, tokio::task::JoinHandle<()>) {
+    /// Starts the writer; it applies the schema as soon as ClickHouse answers. `unstorable` says what becomes of rows that
+    /// ClickHouse refuses for good. `stop` ends it after what waits was stored or ten seconds.
+    pub fn start(
+        client: Client,
+        unstorable: isolate::Options,
+        stop: CancellationToken,
+    ) -> (Self, tokio::task::JoinHandle<()>) {
         let shared = Arc::new(Shared {
             memory: Semaphore::new(MEMORY_BYTES / PERMIT_BYTES),
             in_flight: Mutex::default(),
@@ -117,7 +122,7 @@ impl Store {
         let writer = Writer {
             queued,
             shared: shared.clone(),
-            flusher: Arc::new(Flusher::new(client)),
+            flusher: Arc::new(Flusher::new(client, unstorable)),
             flushing: JoinSet::new(),
             seen: Seen::default(),
         };

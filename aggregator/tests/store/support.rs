@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use etcdmon_aggregator::engine::library::locate;
 use etcdmon_aggregator::engine::{Options, Supervisor};
 use etcdmon_aggregator::store::decode::decode;
-use etcdmon_aggregator::store::{BatchId, Client, ClusterNames, Decoded, Store};
+use etcdmon_aggregator::store::{BatchId, Client, ClusterNames, Decoded, Store, Unstorable};
 use etcdmon_proto::convert::{delta_i64, delta_u64, sparse};
 use etcdmon_proto::v1;
 use prost::Message;
@@ -107,8 +107,13 @@ impl Engine {
 
 /// A writer for a database.
 pub fn store(client: &Client) -> (Store, CancellationToken) {
+    store_with(client, Unstorable::default())
+}
+
+/// The same with an order for rows that ClickHouse will never take.
+pub fn store_with(client: &Client, unstorable: Unstorable) -> (Store, CancellationToken) {
     let stop = CancellationToken::new();
-    let (store, _task) = Store::start(client.clone(), stop.clone());
+    let (store, _task) = Store::start(client.clone(), unstorable, stop.clone());
     (store, stop)
 }
 

@@ -11,7 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::*;
 use crate::ingest::{LiveFact, Options, Service, StreamKind, serve};
-use crate::store::{Client, ClusterNames, External, Store};
+use crate::store::{Client, ClusterNames, External, Store, Unstorable};
 
 /// As a later generation might write a request: kinds and fields that we do not have.
 #[derive(Clone, PartialEq, Message)]
@@ -115,7 +115,8 @@ struct Bench {
 async fn bench(live_room: usize) -> Bench {
     let stop = tokio_util::sync::CancellationToken::new();
     let nowhere = External { url: "http://127.0.0.1:9".to_owned(), ..External::default() };
-    let (store, _task) = Store::start(Client::external(&nowhere, "none"), stop.clone());
+    let (store, _task) =
+        Store::start(Client::external(&nowhere, "none"), Unstorable::default(), stop.clone());
     let (sender, live) = tokio::sync::mpsc::channel(live_room);
     let service =
         Service::new(store.clone(), std::sync::Arc::new(NoNames), sender, Options::default(), stop.clone());
