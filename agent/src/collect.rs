@@ -123,3 +123,6 @@ impl Collectors {
         self.start(disk::DiskCollector::new(proc, process, self.periods.disk), cancel);
     }
 }
+
+#[cfg(test)]
+mod tests;
