@@ -1,4 +1,5 @@
 //! The admin address, on loopback: `/livez`, `/readyz`, `/metrics`, and where it is allowed `PUT /probes?enabled=BOOL`.
+//! `POST /debug/dump` makes the flight recorder keep its last minute.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::probe::ProbeHandle;
+use crate::probe::flight::Trigger;
 use crate::telemetry::Telemetry;
 
 /// Connections at the same time; more have to wait.
@@ -122,7 +124,14 @@ impl Admin {
                 StatusCode::FORBIDDEN,
                 "switching probes is not allowed here: set listen.admin-control\n",
             ),
-            (_, "/livez" | "/readyz" | "/metrics" | "/probes") => {
+            (&Method::POST, "/debug/dump") => {
+                if self.probes.dumps().ask(None, Trigger::Asked) {
+                    text(StatusCode::ACCEPTED, "dump asked for; the event flight.dumped tells its end\n")
+                } else {
+                    text(StatusCode::SERVICE_UNAVAILABLE, "the probes are too busy\n")
+                }
+            }
+            (_, "/livez" | "/readyz" | "/metrics" | "/probes" | "/debug/dump") => {
                 text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
             }
             _ => text(StatusCode::NOT_FOUND, "not found: try /livez, /readyz or /metrics\n"),

@@ -17,6 +17,9 @@ use crate::spool::{Key, Keys, Limits, WhenFull};
 /// Least room for the spool on disk: four segments of one batch each.
 const LEAST_SPOOL_BYTES: u64 = 16 << 20;
 
+/// Least and most memory for the flight recorder: it is never off, and never a burden.
+const FLIGHT_BYTES: (usize, usize) = (1 << 20, 64 << 20);
+
 /// Least memory for the spool: a few batches of the largest size.
 const LEAST_RAM_BYTES: u64 = 8 << 20;
 
@@ -101,6 +104,18 @@ pub const SCHEMA: Schema = Schema {
             "How long write calls are observed at a time; 0 = never",
         ),
         Setting::new("probe.write-period", "TIME", "10s", "How often write calls are observed"),
+        Setting::new(
+            "flight.max-bytes",
+            "SIZE",
+            "8MiB",
+            "Memory of the flight recorder, which keeps every sync of the last minutes",
+        ),
+        Setting::new(
+            "flight.dump-latency",
+            "TIME",
+            "250ms",
+            "A sync at least this long makes the flight recorder keep what was around it; 0 = none does",
+        ),
         Setting::new("probe.record-every-sync", "BOOL", "false", "Every sync has a row"),
         Setting::new("spool.max-bytes", "SIZE", "1GiB", "Most room on disk for batches that can't be sent"),
         Setting::new("spool.ram-bytes", "SIZE", "16MiB", "Most memory for batches that are not acknowledged"),
@@ -196,6 +211,10 @@ pub struct Config {
     pub probes_enabled: bool,
     /// Which syncs have a row.
     pub sampling: Sampling,
+    /// Memory of the flight recorder.
+    pub flight_bytes: usize,
+    /// Latency of a sync that triggers a dump of it.
+    pub dump_latency: Duration,
     /// Length of a write slot.
     pub write_slot: Duration,
     /// Period of write slots.
@@ -257,6 +276,9 @@ impl Config {
                 slow_ns: u64::try_from(millis(settings, "probe.slow-threshold").as_nanos())
                     .unwrap_or(u64::MAX),
             },
+            flight_bytes: usize::try_from(settings.read::<ByteSize>("flight.max-bytes").0)
+                .unwrap_or(usize::MAX),
+            dump_latency: millis(settings, "flight.dump-latency"),
             write_slot: millis(settings, "probe.write-slot"),
             write_period: millis(settings, "probe.write-period"),
             spool: Limits {
@@ -308,6 +330,10 @@ impl Config {
         }
         if self.write_slot >= self.write_period && self.write_slot > Duration::ZERO {
             settings.fault("probe.write-slot", "is not shorter than probe.write-period");
+        }
+        if !(FLIGHT_BYTES.0..=FLIGHT_BYTES.1).contains(&self.flight_bytes) {
+            let (least, most) = FLIGHT_BYTES;
+            settings.fault("flight.max-bytes", format!("is not between {least} and {most} bytes"));
         }
         if self.spool.disk_bytes < LEAST_SPOOL_BYTES {
             settings.fault("spool.max-bytes", format!("is below {LEAST_SPOOL_BYTES} bytes"));

@@ -19,6 +19,8 @@ use crate::clock::{Reading, SECOND_NS};
 use crate::discover::{EtcdProcess, MemberIdentity, ProcessId};
 use crate::encode::{Account, Builder, Roster, Sampling, wire_process};
 use crate::fact::{Blind, Event, Fact, Lost};
+use crate::probe::Dumps;
+use crate::probe::flight::Trigger;
 use crate::send::live::Outlet;
 use crate::spool::thread::SpoolHandle;
 use crate::spool::{Batch, BatchId, Checkpoint, Coverage};
@@ -119,6 +121,8 @@ pub struct Parts {
     pub batch_interval: watch::Receiver<Duration>,
     /// Where the live summary goes.
     pub live: Outlet,
+    /// Where dumps of the flight recorder are asked for.
+    pub dumps: Dumps,
     /// The agent's own counters.
     pub telemetry: Arc<Telemetry>,
 }
@@ -219,10 +223,7 @@ impl Hub {
             Note::Scraped { process, outcome, own_wal_syncs } => {
                 self.scraped(process, outcome, own_wal_syncs, now);
             }
-            Note::Status { process, outcome } => {
-                let held = self.members.get_mut(&process).map(|member| member.answered(outcome));
-                self.add_all(held.unwrap_or_default(), now);
-            }
+            Note::Status { process, outcome } => self.answered(process, outcome, now),
             Note::Peers { process, peers } => {
                 if let Some(member) = self.members.get_mut(&process) {
                     member.met(peers);
@@ -299,6 +300,18 @@ impl Hub {
         if let Some(answer) = answer.or_else(|| question.give_up(now.wall_ns)) {
             member.question = None;
             self.add_all(answer.map(Fact::Blind).into_iter().collect(), now);
+        }
+    }
+
+    fn answered(&mut self, process: ProcessId, outcome: Result<Box<Status>, String>, now: Reading) {
+        let Some(member) = self.members.get_mut(&process) else { return };
+        let is_answer = outcome.is_ok();
+        let held = member.answered(outcome);
+        let has_other_leader = is_answer && member.has_other_leader();
+        self.add_all(held, now);
+        if has_other_leader {
+            // Whether it is taken shows in the dump's event; there is nothing else to do about it.
+            let _too_busy = self.parts.dumps.ask(Some(process), Trigger::LeaderChange);
         }
     }
 

@@ -51,7 +51,7 @@ use discover::{Change, Discovery, EtcdProcess, ProcFs, ProcessId, SCAN_PERIOD, w
 use ebpf::ProbeConfig;
 use hub::{Hub, NOTES_LIMIT, Note, Parts};
 use logs::LogsHandle;
-use probe::{ProbeHandle, ProbeSettings};
+use probe::{Dumps, ProbeHandle, ProbeSettings, Tuning};
 use send::batches::BatchSender;
 use send::live::LiveSender;
 use spool::thread::SpoolHandle;
@@ -164,6 +164,7 @@ impl Agent {
             spool: spool.clone(),
             batch_interval,
             live: live_sender,
+            dumps: probes.dumps(),
             telemetry: Arc::clone(&telemetry),
         };
         let hub = Hub::new(parts, Reading::now());
@@ -191,6 +192,11 @@ impl Agent {
     /// Where the admin address is.
     pub const fn admin_address(&self) -> SocketAddr {
         self.admin.address
+    }
+
+    /// Where dumps of the flight recorder are asked for.
+    pub fn dumps(&self) -> Dumps {
+        self.probes.dumps()
     }
 
     /// Runs until `stop`, then drains from left to right: no new facts, the last batch, sent or spooled.
@@ -350,16 +356,26 @@ fn spool_device(state_dir: &Path, process: &EtcdProcess) -> Option<fact::Event> 
     })
 }
 
+const fn tuning(config: &Config) -> Tuning {
+    Tuning {
+        sampling: config.sampling,
+        dump_latency: config.dump_latency,
+        write_slot: config.write_slot,
+        write_period: config.write_period,
+    }
+}
+
 fn probe_settings(config: &Config) -> ProbeSettings {
     ProbeSettings {
         enabled: config.probes_enabled,
+        // The kernel hands over every sync, for the flight recorder; which of them have a row is decided here.
         config: ProbeConfig {
             slow_threshold: Duration::from_nanos(config.sampling.slow_ns),
-            sample_every: config.sampling.sample_every,
+            sample_every: 1,
             ..ProbeConfig::default()
         },
-        write_slot: config.write_slot,
-        write_period: config.write_period,
+        flight_bytes: config.flight_bytes,
+        tuning: tuning(config),
     }
 }
 

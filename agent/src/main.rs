@@ -8,6 +8,8 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use etcdmon_agent::Agent;
 use etcdmon_agent::config::{Config, SCHEMA};
 use etcdmon_agent::ebpf;
+use etcdmon_agent::probe::Dumps;
+use etcdmon_agent::probe::flight::Trigger;
 use etcdmon_service::{logging, process, shutdown, systemd};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -92,11 +94,22 @@ fn run(config: Config, flags: &ArgMatches) -> anyhow::Result<()> {
             process::write_ready_file(path, &content).with_context(|| format!("write {}", path.display()))?;
         }
         systemd::ready(&format!("reports to {}", config.aggregator.url));
+        tokio::spawn(dump_on_signal(agent.dumps()));
         tokio::spawn(check_on_hangup(config, flags.clone()));
         agent.run(stop).await;
         tracing::info!("agent ended");
         Ok(())
     })
+}
+
+/// SIGUSR1: the flight recorder keeps its last minute.
+async fn dump_on_signal(dumps: Dumps) {
+    let Ok(mut signals) = signal(SignalKind::user_defined1()) else { return };
+    while signals.recv().await.is_some() {
+        if !dumps.ask(None, Trigger::Asked) {
+            tracing::warn!("the probes are too busy for a dump of the flight recorder");
+        }
+    }
 }
 
 /// SIGHUP: reads the settings again and says what a restart would change. Certificates need no reload, they are read

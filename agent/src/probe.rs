@@ -6,6 +6,9 @@
 //! the next second; single records that find no room are counted as lost.
 //!
 //! A sync belongs to the second in which it ended, as seen by the snapshot at its end.
+//!
+//! The kernel hands over every sync; which of them have a row is decided here ([`sample`]), and all of them go to the
+//! [flight recorder](flight), whose dumps begin here or are asked for from outside.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,17 +20,22 @@ use etcdmon_proto::v1::{Degradation, FileClass, Hook};
 use etcdmon_service::logging::ErrorChain;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::clock::{Reading, SECOND_NS};
+use crate::clock::{Reading, SECOND_NS, mono_ns};
 use crate::discover::{EtcdProcess, ProcessId};
 use crate::ebpf::{ProbeConfig, Probes, Records, TargetCounters};
+use crate::encode::Sampling;
 use crate::fact::{Event, Fact, SyncRow};
 use crate::hub::Note;
 use crate::telemetry::Telemetry;
 
+pub mod flight;
 mod losses;
+mod sample;
 pub mod second;
 
+use flight::{Recorder, Trigger};
 use losses::Losses;
+use sample::Sampler;
 
 /// Pause between two drains. The ring of 1 MiB holds 14,000 records: 290,000 a second.
 const DRAIN_EVERY: Duration = Duration::from_millis(50);
@@ -41,6 +49,9 @@ const COMMANDS_LIMIT: usize = 256;
 /// After failing to watch a process, the next attempt.
 const RETRY_AFTER_NS: i64 = 15 * SECOND_NS;
 
+/// Most rows of a dump that are handed over with one drain: 20,000 a second.
+const DUMP_SLICE: usize = 1_000;
+
 /// Slots of channel left for others when records are handed over.
 const RESERVE: usize = 64;
 
@@ -51,6 +62,19 @@ pub struct ProbeSettings {
     pub enabled: bool,
     /// What they are loaded with.
     pub config: ProbeConfig,
+    /// Memory of the flight recorder.
+    pub flight_bytes: usize,
+    /// What can be changed while they run.
+    pub tuning: Tuning,
+}
+
+/// What of the probes can be changed while they run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// Which syncs have a row.
+    pub sampling: Sampling,
+    /// A sync that takes at least this long triggers a dump of the flight recorder; zero = none does.
+    pub dump_latency: Duration,
     /// Length of a write slot; zero = none.
     pub write_slot: Duration,
     /// A write slot begins on every whole second that is a multiple of this.
@@ -61,6 +85,8 @@ enum Command {
     Add(Box<EtcdProcess>),
     Remove(ProcessId, oneshot::Sender<()>),
     Enable(bool, oneshot::Sender<Result<(), String>>),
+    Tune(Tuning),
+    Dump(Option<ProcessId>, Trigger),
     Stop(oneshot::Sender<()>),
 }
 
@@ -102,6 +128,16 @@ impl ProbeHandle {
         wait.await.map_err(|_gone| ended)?
     }
 
+    /// Changes what can be changed. False when the thread is too busy to take it now.
+    pub fn tune(&self, tuning: Tuning) -> bool {
+        self.commands.try_send(Command::Tune(tuning)).is_ok()
+    }
+
+    /// Where dumps of the flight recorder are asked for.
+    pub fn dumps(&self) -> Dumps {
+        Dumps { commands: Some(self.commands.clone()) }
+    }
+
     /// Ends the thread; returns when all counts are on their way.
     pub async fn stop(&self) {
         let (done, wait) = oneshot::channel();
@@ -113,6 +149,27 @@ impl ProbeHandle {
     /// Syncs of WAL files and directories of a process since it is watched; `None` when it is not.
     pub fn wal_syncs(&self, process: ProcessId) -> Option<u64> {
         self.probes.as_ref()?.snapshot(process.pid).map(|counters| second::wal_syncs(&counters))
+    }
+}
+
+/// Asks for dumps of the flight recorder; never waits.
+#[derive(Clone, Default)]
+pub struct Dumps {
+    commands: Option<SyncSender<Command>>,
+}
+
+impl std::fmt::Debug for Dumps {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Dumps").finish_non_exhaustive()
+    }
+}
+
+impl Dumps {
+    /// Asks for a dump of one process, or of all. False when the probes' thread is too busy to take it.
+    pub fn ask(&self, process: Option<ProcessId>, trigger: Trigger) -> bool {
+        self.commands
+            .as_ref()
+            .is_some_and(|commands| commands.try_send(Command::Dump(process, trigger)).is_ok())
     }
 }
 
@@ -140,7 +197,9 @@ pub fn start(
     let handle = ProbeHandle { commands, probes: probes.clone() };
     let thread = ProbeThread {
         enabled: settings.enabled,
-        settings,
+        tuning: settings.tuning,
+        recorder: Recorder::new(settings.flight_bytes),
+        sampler: Sampler::default(),
         records: probes.as_ref().and_then(|probes| probes.take_records()),
         probes,
         notes,
@@ -162,8 +221,10 @@ struct Target {
 }
 
 struct ProbeThread {
-    settings: ProbeSettings,
     enabled: bool,
+    tuning: Tuning,
+    recorder: Recorder,
+    sampler: Sampler,
     probes: Option<Arc<Probes>>,
     records: Option<Records>,
     notes: mpsc::Sender<Note>,
@@ -184,6 +245,7 @@ impl ProbeThread {
             match commands.recv_timeout(pause) {
                 Ok(Command::Stop(done)) => {
                     self.switch(false);
+                    self.finish_dumps();
                     let _nobody_waits = done.send(());
                     return;
                 }
@@ -192,6 +254,7 @@ impl ProbeThread {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.drain();
+            self.dump();
             let now = Reading::now();
             let now_second = now.wall_ns.div_euclid(SECOND_NS);
             if now_second != second {
@@ -212,6 +275,8 @@ impl ProbeThread {
             Command::Remove(process, done) => {
                 self.detach(process);
                 self.targets.remove(&process);
+                self.sampler.forget(process);
+                self.recorder.gone(process, mono_ns());
                 let _nobody_waits = done.send(());
             }
             Command::Enable(enabled, done) => {
@@ -224,6 +289,8 @@ impl ProbeThread {
                 };
                 let _nobody_waits = done.send(outcome);
             }
+            Command::Tune(tuning) => self.tuning = tuning,
+            Command::Dump(process, trigger) => self.trigger(process, trigger),
             Command::Stop(_) => {}
         }
     }
@@ -317,6 +384,7 @@ impl ProbeThread {
         if !lost.is_empty() {
             self.tell(Note::Facts(lost));
         }
+        self.telemetry.flight(self.recorder.usage(), self.recorder.take_suppressed());
         self.begin_write_slot(second + 1);
     }
 
@@ -329,8 +397,8 @@ impl ProbeThread {
     }
 
     fn begin_write_slot(&mut self, second: i64) {
-        let period = i64::try_from(self.settings.write_period.as_secs()).unwrap_or(i64::MAX).max(1);
-        let due = !self.settings.write_slot.is_zero() && second.rem_euclid(period) == 0;
+        let period = i64::try_from(self.tuning.write_period.as_secs()).unwrap_or(i64::MAX).max(1);
+        let due = !self.tuning.write_slot.is_zero() && second.rem_euclid(period) == 0;
         let Some(probes) = self.probes.as_ref().filter(|_| due && self.enabled && self.slot_opened.is_none())
         else {
             return;
@@ -345,7 +413,7 @@ impl ProbeThread {
     }
 
     fn end_write_slot(&mut self) {
-        let over = self.slot_opened.is_some_and(|opened| opened.elapsed() >= self.settings.write_slot);
+        let over = self.slot_opened.is_some_and(|opened| opened.elapsed() >= self.tuning.write_slot);
         if let Some(probes) = self.probes.as_ref().filter(|_| over) {
             probes.close_write_slot();
             self.slot_opened = None;
@@ -356,11 +424,21 @@ impl ProbeThread {
     fn drain(&mut self) {
         let Some(records) = &mut self.records else { return };
         let (targets, rows) = (&self.targets, &mut self.rows);
+        let (sampler, recorder, tuning) = (&mut self.sampler, &mut self.recorder, &self.tuning);
+        let mut slow = None;
         records.drain(|record| {
             // A record of a process that was removed meanwhile has nobody to belong to.
-            let process = targets.keys().find(|id| id.pid == record.pid);
-            rows.extend(process.map(|process| second::row(*process, &record)));
+            let Some(process) = targets.keys().find(|id| id.pid == record.pid) else { return };
+            let reason = sampler.reason(&tuning.sampling, *process, &record);
+            rows.extend(reason.map(|reason| SyncRow { reason, ..second::row(*process, &record) }));
+            recorder.push(*process, &record, reason.is_some());
+            if !tuning.dump_latency.is_zero() && record.latency >= tuning.dump_latency {
+                slow = Some(*process);
+            }
         });
+        if slow.is_some() {
+            self.trigger(slow, Trigger::SlowSync);
+        }
         if self.rows.is_empty() {
             return;
         }
@@ -369,6 +447,46 @@ impl ProbeThread {
         if self.notes.capacity() < RESERVE || self.notes.try_send(Note::Facts(facts)).is_err() {
             self.losses.add_rows(count);
         }
+    }
+
+    fn trigger(&mut self, process: Option<ProcessId>, trigger: Trigger) {
+        let begun = self.recorder.trigger(process, trigger, mono_ns());
+        if begun > 0 {
+            tracing::info!(trigger = trigger.name(), members = begun, "dump of the flight recorder begins");
+        }
+    }
+
+    /// Hands over the next rows of dumps that are under way, when there is room to spare.
+    fn dump(&mut self) {
+        if self.recorder.is_busy() && self.notes.capacity() > self.notes.max_capacity() / 2 {
+            self.dump_slice(mono_ns());
+        }
+    }
+
+    /// At the end there is no later: what can be handed over goes now. Whether a dump is under way still.
+    fn dump_slice(&mut self, now_ns: u64) -> bool {
+        let (rows, finished) = self.recorder.take(now_ns, DUMP_SLICE);
+        self.telemetry.flight_rows.inc_by(rows.len() as u64);
+        let mut facts: Vec<Fact> = rows.into_iter().map(Fact::Sync).collect();
+        let at = Reading::now();
+        facts.extend(finished.into_iter().map(|dump| {
+            self.telemetry.flight_dumps.inc();
+            let wall_ns = |mono_ns: u64| mono_ns.cast_signed().saturating_add(at.wall_minus_mono_ns());
+            let details = serde_json::json!({
+                "trigger": dump.trigger.name(), "at_ns": wall_ns(dump.at_ns), "rows": dump.rows,
+                "from_ns": wall_ns(dump.from_ns), "to_ns": wall_ns(dump.until_ns),
+            });
+            let process = Some(dump.process);
+            Fact::Event(Event { process, mono_ns: at.mono_ns, kind: "flight.dumped", details })
+        }));
+        if !facts.is_empty() {
+            self.tell(Note::Facts(facts));
+        }
+        self.recorder.is_busy()
+    }
+
+    fn finish_dumps(&mut self) {
+        while self.notes.capacity() > RESERVE && self.dump_slice(u64::MAX) {}
     }
 
     /// Room was checked for, or the note is one of a few.

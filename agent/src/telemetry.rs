@@ -66,6 +66,13 @@ pub struct Telemetry {
     pub spool_corrupt_bytes: Counter,
     /// Collectors.
     pub collections: Collections,
+    /// Rows that dumps of the flight recorder added.
+    pub flight_rows: Counter,
+    /// Dumps of the flight recorder that are over.
+    pub flight_dumps: Counter,
+    flight_suppressed: Counter,
+    flight_records: Gauge,
+    flight_memory: Gauge,
     breaker_state: Family<StreamLabels, Gauge>,
     breaker_failures: Family<StreamLabels, Gauge>,
     produced: Family<StreamLabels, Counter>,
@@ -103,6 +110,13 @@ impl Telemetry {
     /// Notes a loss in the kernel.
     pub fn kernel_lost(&self, program: &'static str, reason: &'static str, count: u64) {
         self.kernel_losses.get_or_create(&KernelLabels { program, reason }).inc_by(count);
+    }
+
+    /// Notes how full the flight recorder is (records, bytes), and how many triggers it did not follow.
+    pub fn flight(&self, (records, bytes): (usize, usize), suppressed: u64) {
+        self.flight_records.set(i64::try_from(records).unwrap_or(i64::MAX));
+        self.flight_memory.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.flight_suppressed.inc_by(suppressed);
     }
 
     /// Notes how a stream's circuit breaker is.
@@ -146,6 +160,13 @@ impl Telemetry {
         gauge("spool_batches", "Batches that wait for their acknowledgement", &self.spool_batches);
         gauge("spool_sealed_batches", "Batches whose key is not known", &self.spool_sealed);
         gauge("spool_write_failures", "Writes to the spool that failed", &self.spool_write_failures);
+        gauge("flight_records", "Syncs in the flight recorder", &self.flight_records);
+        registry.register_with_unit(
+            "flight_memory",
+            "Memory of the flight recorder",
+            Unit::Bytes,
+            self.flight_memory.clone(),
+        );
         registry.register_with_unit("spool_ram", "Batches in memory", Unit::Bytes, self.spool_ram.clone());
         registry.register_with_unit(
             "spool_disk",
@@ -171,6 +192,9 @@ impl Telemetry {
         counter("send_refused_batches", "Batches that the aggregator refused", &self.refused);
         counter("send_unknown_rows", "Rows of a kind that the aggregator does not know", &self.unknown_rows);
         counter("send_connections", "Connections made to the aggregator", &self.connections);
+        counter("flight_rows", "Rows from the flight recorder", &self.flight_rows);
+        counter("flight_dumps", "Dumps of the flight recorder", &self.flight_dumps);
+        counter("flight_suppressed", "Triggers too soon after a dump", &self.flight_suppressed);
         counter("send_late_summaries", "Live summaries sent after a break", &self.live_late);
         counter("send_forgotten_summaries", "Live summaries never delivered", &self.live_forgotten);
         counter(

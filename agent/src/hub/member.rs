@@ -50,6 +50,8 @@ pub struct MemberState {
     status: Status,
     status_error: Option<String>,
     peers: Vec<v1::PeerMember>,
+    /// Term and leader that Status named last; leader 0 = none.
+    reign: Option<(u64, u64)>,
     /// etcd's count of WAL syncs and ours since attaching, as of the same moment.
     wal_reference: Option<(u64, u64)>,
     /// Our count of WAL and directory syncs up to the end of the last second that was added.
@@ -78,6 +80,7 @@ impl MemberState {
             status: Status::default(),
             status_error: Some(NOT_YET.to_owned()),
             peers: Vec::new(),
+            reign: None,
             wal_reference: None,
             own_wal_syncs: 0,
             covered_until_ns: 0,
@@ -124,6 +127,13 @@ impl MemberState {
                 Vec::new()
             }
         }
+    }
+
+    /// Whether Status shows that the member lost its leader or follows another one than when it was last asked.
+    pub fn has_other_leader(&mut self) -> bool {
+        let now = (self.status.raft_term, self.status.leader);
+        let before = self.reign.replace(now);
+        before.is_some_and(|before| before.1 != now.1 || (before.0 != now.0 && now.1 != 0))
     }
 
     /// Logs once that a source fails, and once that it answers again: the API shows the same, but not to somebody who

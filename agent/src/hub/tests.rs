@@ -59,6 +59,7 @@ fn bench(checkpoint: Checkpoint) -> Bench {
         spool,
         batch_interval,
         live: sender,
+        dumps: Dumps::default(),
         telemetry: Arc::default(),
     };
     Bench { hub: Hub::new(parts, at(0)), received, live }
