@@ -142,6 +142,22 @@ impl Api {
         self.list(&format!("/api/v1/clusters/{cluster}/members"), "members").await
     }
 
+    /// What is watched without agents, as it is told.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn agentless(&self) -> Result<Vec<Value>> {
+        self.list("/api/v1/agentless", "agentless").await
+    }
+
+    /// The newest samples of a series' name, as they are told.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn current(&self, cluster: &str, name: &str) -> Result<Vec<Value>> {
+        self.list(&format!("/api/v1/clusters/{cluster}/metrics/current?name={name}"), "samples").await
+    }
+
     /// Stored syncs of a cluster since a time, by member and class.
     ///
     /// # Errors

@@ -20,8 +20,8 @@ const MAX_TEXT: usize = 1_024;
 /// How often `/metrics` is read unless said otherwise.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Bounds of that interval.
-const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// Bounds of that interval. A sample counts as current for two minutes.
+const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Stands for the host of a member in the URL of its metrics.
 const HOST: &str = "{host}";
@@ -52,7 +52,7 @@ pub struct Spec {
     /// Where metrics are when not at the client URL, such as `http://{host}:2381`; `{host}` is the member's host.
     #[serde(default, alias = "metrics-url", skip_serializing_if = "Option::is_none")]
     pub metrics_url: Option<String>,
-    /// How often `/metrics` is read, such as `5s`; 1 s to 5 min. Status is asked for five times as often, at most once a
+    /// How often `/metrics` is read, such as `5s`; 1 s to 1 min. Status is asked for five times as often, at most once a
     /// second and at least every 5 s.
     #[serde(default = "default_interval")]
     pub interval: String,
@@ -126,7 +126,7 @@ impl Spec {
         let interval = <Millis as ParseSetting>::parse(&self.interval).map(|Millis(interval)| interval);
         let interval = interval.ok().filter(|interval| (INTERVAL.0..=INTERVAL.1).contains(interval));
         if interval.is_none() {
-            faults.push("interval: not a time from 1s to 5m".to_owned());
+            faults.push("interval: not a time from 1s to 1m".to_owned());
         }
         let files =
             TlsFiles { ca: self.ca_file.clone(), cert: self.cert_file.clone(), key: self.key_file.clone() };

@@ -140,8 +140,12 @@ impl Member {
         if self.owner(alive) == Some(agent) { self.count_syncs(at, agent, &syncs) } else { Faults::default() }
     }
 
-    /// Notes that `agent` is alive and did not name the member.
+    /// Notes that `agent` is alive and did not name the member. From afar that says nothing: the member is left to its own
+    /// agent, or no longer to be watched.
     pub fn missed(&mut self, at: At, agent: Uuid) {
+        if self.reports.get(&agent).is_some_and(Report::is_remote) {
+            self.reports.remove(&agent);
+        }
         if let Some(report) = self.reports.get_mut(&agent) {
             report.missing_since.get_or_insert(at);
         }

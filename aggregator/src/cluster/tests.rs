@@ -352,6 +352,19 @@ fn an_agent_is_believed_before_what_the_network_alone_shows() {
 }
 
 #[test]
+fn a_member_that_is_no_longer_asked_over_the_network_is_not_down_for_that() {
+    let mut model = Model::default();
+    send(&mut model, at(0), AGENT_2, 1, vec![remote(1, 1, v1::Reach::Answers)]);
+    for second in 1..=20 {
+        send(&mut model, at(second), AGENT_2, 1 + second as u64, Vec::new());
+    }
+    assert_eq!(health(&model, at(20), 1), "unknown");
+    send(&mut model, at(21), AGENT_1, 1, vec![member(1, 1, 2)]);
+    send(&mut model, at(40), AGENT_2, 50, Vec::new());
+    assert_eq!(health(&model, at(40), 1), "unknown", "its agent is silent, and nobody else looks");
+}
+
+#[test]
 fn the_agents_clock_is_compared_with_ours() {
     let mut model = Model::default();
     let live = v1::Live {
