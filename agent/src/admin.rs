@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::connect::Faults;
 use crate::probe::ProbeHandle;
 use crate::probe::flight::Trigger;
 use crate::telemetry::Telemetry;
@@ -42,6 +43,7 @@ pub struct Admin {
     ready: Arc<AtomicBool>,
     probes: ProbeHandle,
     control: bool,
+    faults: Faults,
 }
 
 /// A bound address, not served yet.
@@ -69,9 +71,10 @@ impl Admin {
         ready: Arc<AtomicBool>,
         probes: ProbeHandle,
         control: bool,
+        faults: Faults,
     ) -> Self {
         let registry = telemetry.registry();
-        Self { telemetry, registry, ready, probes, control }
+        Self { telemetry, registry, ready, probes, control, faults }
     }
 
     /// Serves until `stop`.
@@ -144,6 +147,10 @@ impl Admin {
         }
         if !self.ready.load(Ordering::Relaxed) {
             return text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n");
+        }
+        // A refused certificate is not mended by waiting, and until then nothing arrives: somebody must act.
+        if let Some(fault) = self.faults.current() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {fault}\n"));
         }
         // Facts for people; an aggregator that is away is no reason to be restarted.
         let streams = ["batches", "live"].map(|stream| {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use etcdmon_service::logging::Format;
-use etcdmon_service::settings::{ByteSize, Faults, Millis, ParseSetting, Schema, Setting, Settings};
+use etcdmon_service::secret::Secret;
+use etcdmon_service::settings::{ByteSize, Faults, Millis, ParseSetting, Schema, Setting, Settings, Source};
 
 use crate::allow::AllowList;
 use crate::collect::Periods;
@@ -40,6 +41,21 @@ pub const SCHEMA: Schema = Schema {
         Setting::new("aggregator.ca-file", "FILE", "", "Authority that signed the aggregator's certificate"),
         Setting::new("aggregator.cert-file", "FILE", "", "This agent's certificate for the aggregator"),
         Setting::new("aggregator.key-file", "FILE", "", "Key of that certificate"),
+        Setting::new(
+            "aggregator.proxy",
+            "URL",
+            "",
+            "HTTP proxy on the way there; empty = HTTPS_PROXY and NO_PROXY; with a password by environment or file only",
+        )
+        .secret(),
+        Setting::new(
+            "enrol.token-file",
+            "FILE",
+            "",
+            "Join token; with it the agent gets a certificate from the aggregator and renews it",
+        ),
+        Setting::new("enrol.token", "TOKEN", "", "Join token; give it by environment variable, not as a flag")
+            .secret(),
         Setting::new(
             "state.dir",
             "DIR",
@@ -190,6 +206,33 @@ pub struct AggregatorConfig {
     pub url: String,
     /// TLS files; used with `https://`.
     pub tls: TlsFiles,
+    /// HTTP proxy on the way.
+    pub proxy: Option<Secret>,
+}
+
+/// Where the join token comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenSource {
+    /// From a file, read with every try.
+    pub file: Option<PathBuf>,
+    /// From the settings.
+    pub text: Option<Secret>,
+}
+
+impl TokenSource {
+    /// The token of the moment; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the file can't be read. One that is not there is none.
+    pub fn read(&self) -> std::io::Result<Option<Secret>> {
+        let Some(path) = &self.file else { return Ok(self.text.clone()) };
+        match std::fs::read_to_string(path) {
+            Ok(text) if text.trim().is_empty() => Ok(None),
+            Ok(text) => Ok(Some(Secret::new(text.trim()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// The agent's settings, checked.
@@ -197,6 +240,8 @@ pub struct AggregatorConfig {
 pub struct Config {
     /// Where batches go.
     pub aggregator: AggregatorConfig,
+    /// Where the join token comes from.
+    pub join_token: TokenSource,
     /// Directory of the agent's own state.
     pub state_dir: PathBuf,
     /// Loopback address.
@@ -264,6 +309,11 @@ impl Config {
             aggregator: AggregatorConfig {
                 url: settings.read("aggregator.url"),
                 tls: tls(settings, "aggregator.ca-file", "aggregator.cert-file", "aggregator.key-file"),
+                proxy: settings.optional("aggregator.proxy"),
+            },
+            join_token: TokenSource {
+                file: settings.optional("enrol.token-file"),
+                text: settings.optional("enrol.token"),
             },
             state_dir: settings.read("state.dir"),
             admin: settings.read("listen.admin"),
@@ -299,6 +349,39 @@ impl Config {
         }
     }
 
+    fn check_enrolment(&self, settings: &mut Settings) {
+        let given = [
+            ("enrol.token-file", self.join_token.file.is_some()),
+            ("enrol.token", self.join_token.text.is_some()),
+        ];
+        if given.iter().all(|(_, given)| *given) {
+            settings.fault("enrol.token", "is given together with enrol.token-file; give one of them");
+        }
+        for (key, _) in given.iter().filter(|(_, given)| *given) {
+            if !self.aggregator.url.starts_with("https:") {
+                settings.fault(key, "needs an aggregator.url with https: a token must not travel in clear");
+            }
+            if self.aggregator.tls.cert.is_some() {
+                settings.fault(key, "is given together with aggregator.cert-file; give one of them");
+            }
+        }
+        for key in ["enrol.token", "aggregator.proxy"] {
+            let is_flag = matches!(settings.source(key), Source::Flag(_));
+            let is_secret = key == "enrol.token"
+                || self.aggregator.proxy.as_ref().is_some_and(|url| url.reveal().contains('@'));
+            if is_flag && is_secret {
+                settings
+                    .fault(key, "a flag shows it to every user of the host; use the environment or the file");
+            }
+        }
+        if let Some(proxy) = &self.aggregator.proxy {
+            let url: Result<hyper::Uri, _> = proxy.reveal().parse();
+            if !url.is_ok_and(|url| url.scheme_str() == Some("http") && url.host().is_some()) {
+                settings.fault("aggregator.proxy", "is not a URL such as http://proxy:3128");
+            }
+        }
+    }
+
     /// Faults that only show when settings are seen together, or against their bounds.
     fn check(&self, settings: &mut Settings) {
         let url: Result<hyper::Uri, _> = self.aggregator.url.parse();
@@ -311,6 +394,7 @@ impl Config {
             }
             _ => settings.fault("aggregator.url", "is not a URL such as http://127.0.0.1:8461"),
         }
+        self.check_enrolment(settings);
         let pairs = [
             ("aggregator.cert-file", "aggregator.key-file", &self.aggregator.tls),
             ("etcd.cert-file", "etcd.key-file", &self.etcd_tls),
@@ -436,6 +520,23 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} not in {text}");
         }
+    }
+
+    #[test]
+    fn a_join_token_needs_tls_and_is_no_flag() {
+        let faults = load(&["--enrol-token", "emt1.a.b.c"], &[]).expect_err("twice wrong").to_string();
+        assert!(
+            faults.contains("must not travel in clear") && faults.contains("a flag shows it"),
+            "{faults}"
+        );
+        let url = ["--aggregator-url", "https://monitor.invalid:8461"];
+        let config = load(&url, &[("ETCD_MONITOR_AGENT_ENROL_TOKEN", "emt1.hidden-word")]).expect("good");
+        assert!(config.join_token.text.is_some());
+        assert!(!format!("{config:?}").contains("hidden-word"), "{config:?}");
+        let proxy = [("ETCD_MONITOR_AGENT_AGGREGATOR_PROXY", "https://user:hidden-word@proxy.invalid")];
+        let faults = load(&url, &proxy).expect_err("a proxy over TLS").to_string();
+        assert!(faults.contains("is not a URL such as http://proxy:3128"), "{faults}");
+        assert!(!faults.contains("hidden-word"), "{faults}");
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub mod connect;
 pub mod discover;
 pub mod ebpf;
 pub mod encode;
+pub mod enrol;
 pub mod fact;
 pub mod hub;
 pub mod logs;
@@ -45,10 +46,12 @@ pub mod telemetry;
 use clock::Reading;
 use collect::Collectors;
 use collect::member::{MetricsCollector, StatusCollector};
-use config::Config;
-use connect::Connector;
+use config::{Config, TokenSource};
+use connect::tls::Trust;
+use connect::{Connector, Credentials};
 use discover::{Change, Discovery, EtcdProcess, ProcFs, ProcessId, SCAN_PERIOD, wal};
 use ebpf::ProbeConfig;
+use enrol::Enrolment;
 use hub::{Hub, NOTES_LIMIT, Note, Parts};
 use logs::LogsHandle;
 use probe::{Dumps, ProbeHandle, ProbeSettings, Tuning};
@@ -199,21 +202,50 @@ impl Agent {
         self.probes.dumps()
     }
 
+    /// How the aggregator is reached, and what keeps the certificate for that where enrolment is wanted.
+    fn connector(&self) -> (Connector, Option<Enrolment>) {
+        let plain = Connector::new(&self.config.aggregator);
+        let (tls, tokens) = (&self.config.aggregator.tls, &self.config.join_token);
+        if tls.cert.is_some() || !self.config.aggregator.url.starts_with("https:") || self.state.is_none() {
+            return (plain, None);
+        }
+        let files = match enrol::Files::open(&self.config.state_dir) {
+            Ok(files) => files,
+            Err(error) => {
+                tracing::warn!(%error, "no place for credentials in state.dir, so no enrolment");
+                return (plain, None);
+            }
+        };
+        // Without a token and without a certificate from an earlier one, none is wanted.
+        if *tokens == TokenSource::default() && !files.identity().certificate.exists() {
+            return (plain, None);
+        }
+        let trust = tls.ca.clone().map_or_else(|| Trust::FileOrWeb(files.authorities()), Trust::File);
+        let connector = plain.with(Credentials::Enrolled(files.identity()), trust);
+        let telemetry = Arc::clone(&self.telemetry);
+        let enrolment = Enrolment::new(self.agent_id, files, tokens.clone(), connector.clone(), telemetry);
+        (connector, Some(enrolment))
+    }
+
     /// Runs until `stop`, then drains from left to right: no new facts, the last batch, sent or spooled.
     pub async fn run(self, stop: CancellationToken) {
         let ready = Arc::new(AtomicBool::new(true));
         let (stop_admin, stop_hub, stop_send) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let (connector, enrolment) = self.connector();
         let page = admin::Admin::new(
             Arc::clone(&self.telemetry),
             Arc::clone(&ready),
             self.probes.clone(),
             self.config.admin_control,
+            connector.faults(),
         );
         let senders = TaskTracker::new();
         senders.spawn(page.serve(self.admin, stop_admin.clone()));
         let hello = send::hello(self.agent_id, self.epoch, self.boot_id, &self.config.allowed_commands);
-        let connector = Connector::new(self.config.aggregator.clone());
+        if let Some(enrolment) = enrolment {
+            senders.spawn(enrolment.run(stop_send.clone()));
+        }
         let batches = BatchSender::new(
             connector.clone(),
             hello.clone(),

@@ -46,17 +46,21 @@ pub enum SendError {
 
 /// The greeting of both streams.
 pub fn hello(agent_id: [u8; 16], epoch: [u8; 16], boot_id: [u8; 16], allowed: &AllowList) -> v1::Hello {
-    let node_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     v1::Hello {
         agent_id: agent_id.to_vec(),
         epoch: epoch.to_vec(),
         protocol_min: *GENERATIONS.start(),
         protocol_max: *GENERATIONS.end(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        node_name: node_name.trim().to_owned(),
+        node_name: node_name(),
         boot_id: boot_id.to_vec(),
         allowed_commands: allowed.names(),
     }
+}
+
+/// The host name, for people.
+pub fn node_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 /// Checks a Welcome against what this agent speaks.

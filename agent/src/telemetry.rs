@@ -62,6 +62,12 @@ pub struct Telemetry {
     pub live_late: Counter,
     /// Live summaries that were never delivered.
     pub live_forgotten: Counter,
+    /// Certificates that enrolment brought.
+    pub enrolments: Counter,
+    /// Tries of enrolment and renewal that failed.
+    pub enrolment_failures: Counter,
+    /// End of life of the certificate that enrolment brought, Unix time; 0 = none.
+    pub certificate_expiry: Gauge,
     /// Bytes of spool segments that could not be read.
     pub spool_corrupt_bytes: Counter,
     /// Collectors.
@@ -167,6 +173,12 @@ impl Telemetry {
             Unit::Bytes,
             self.flight_memory.clone(),
         );
+        registry.register_with_unit(
+            "tls_certificate_expiry",
+            "End of life of the certificate from enrolment, Unix time; 0 = none",
+            Unit::Seconds,
+            self.certificate_expiry.clone(),
+        );
         registry.register_with_unit("spool_ram", "Batches in memory", Unit::Bytes, self.spool_ram.clone());
         registry.register_with_unit(
             "spool_disk",
@@ -191,6 +203,8 @@ impl Telemetry {
         counter("send_acknowledged_batches", "Batches that are durable", &self.acknowledged);
         counter("send_refused_batches", "Batches that the aggregator refused", &self.refused);
         counter("send_unknown_rows", "Rows of a kind that the aggregator does not know", &self.unknown_rows);
+        counter("enrol_certificates", "Certificates that enrolment brought", &self.enrolments);
+        counter("enrol_failures", "Enrolments and renewals that failed", &self.enrolment_failures);
         counter("send_connections", "Connections made to the aggregator", &self.connections);
         counter("flight_rows", "Rows from the flight recorder", &self.flight_rows);
         counter("flight_dumps", "Dumps of the flight recorder", &self.flight_dumps);

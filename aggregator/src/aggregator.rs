@@ -13,7 +13,7 @@ use std::sync::Arc;
 use etcdmon_service::process::write_ready_file;
 use etcdmon_service::systemd;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,7 @@ use crate::rule::Profile;
 use crate::server;
 use crate::state::{State, StateError};
 use crate::store::{Client, External, Store, Unstorable};
+use crate::tls;
 use crate::view::View;
 
 /// Live messages between ingest and evaluation; what finds no room is dropped and counted, and heals with the next one.
@@ -62,6 +63,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// TLS of a port can't be set up.
+    #[error(transparent)]
+    Tls(#[from] tls::PrepareError),
     /// A webhook can't be used.
     #[error("alert.webhook")]
     Webhook(#[from] WebhookError),
@@ -92,6 +96,9 @@ pub struct Aggregator {
     poller: agentless::Runner,
     health: Health,
     router: axum::Router,
+    owners_router: axum::Router,
+    owners_socket: Option<UnixListener>,
+    ports: tls::Ports,
     evaluation: Evaluation,
     outbox: Outbox,
     facts: mpsc::Receiver<LiveFact>,
@@ -115,7 +122,14 @@ impl Aggregator {
             Unstorable { directory: Some(config.state_dir.join("unstorable")), ..Unstorable::default() };
         let store = Store::start(client.clone(), unstorable, stop_store.clone());
         let (live, facts) = mpsc::channel(LIVE_QUEUE);
-        let options = ingest::Options { batch_interval: config.batch_interval, ..ingest::Options::default() };
+        let ingest_counters = Arc::new(ingest::Counters::default());
+        let ports = tls::prepare(&config, &state, &ingest_counters).await?;
+        let options = ingest::Options {
+            batch_interval: config.batch_interval,
+            door: ports.door.clone(),
+            counters: ingest_counters,
+            ..ingest::Options::default()
+        };
         let service = Service::new(
             store.0.clone(),
             Arc::new(registry.clone()),
@@ -146,7 +160,7 @@ impl Aggregator {
             registry,
             state,
             receivers: channels.iter().map(|channel| channel.id().to_owned()).collect(),
-            external_url: external_url(&api),
+            external_url: external_url(&api, config.api_tls.is_some()),
             outbox: orders,
             deliveries: deliveries.clone(),
             view,
@@ -158,15 +172,19 @@ impl Aggregator {
             view: views.clone(),
             store: store.0.clone(),
             ingest: service.counters(),
+            enrolment: Arc::clone(&ports.counters),
+            certificates: ports.gauges.clone(),
             engine: engine_facts,
         };
-        let router = api::router(api::Parts {
+        let owners_socket = server::bind_owners_socket(&config.state_dir);
+        let (router, owners_router) = api::routers(api::Parts {
             clock,
             view: views,
             query: Query::new(client),
             health: health.clone(),
             exposition: Exposition::new(sources, &deliveries),
             agentless,
+            desk: ports.desk(),
             access: Access::new(config.token.as_ref(), &config.host_names),
         });
         Ok(Self {
@@ -181,6 +199,9 @@ impl Aggregator {
             poller,
             health,
             router,
+            owners_router,
+            owners_socket,
+            ports,
             evaluation,
             outbox,
             facts,
@@ -208,12 +229,18 @@ impl Aggregator {
     ///
     /// # Errors
     /// When the ready file can't be written.
-    pub async fn run(self, end: CancellationToken) -> Result<(), StartError> {
+    pub async fn run(mut self, end: CancellationToken) -> Result<(), StartError> {
         let ready = self.ready_content();
         let (stop_evaluation, stop_outbox, stop_api) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        let api = tokio::spawn(server::serve(self.api, self.router, stop_api.clone()));
-        let ingest = tokio::spawn(ingest::serve(self.ingest, self.service, None, self.stop_ingest.clone()));
+        self.ports.start(&self.stop_ingest);
+        let api = server::serve(self.api, self.router, self.ports.api.clone(), stop_api.clone());
+        let api = tokio::spawn(api);
+        if let Some(socket) = self.owners_socket {
+            tokio::spawn(server::serve_owner(socket, self.owners_router, stop_api.clone()));
+        }
+        let tls = self.ports.ingest.clone();
+        let ingest = tokio::spawn(ingest::serve(self.ingest, self.service, tls, self.stop_ingest.clone()));
         let poller = tokio::spawn(self.poller.run(self.stop_ingest.clone()));
         let evaluation =
             tokio::spawn(self.evaluation.run(self.facts, self.outcomes, stop_evaluation.clone()));
@@ -287,13 +314,14 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, S
 }
 
 /// The API's address for links in notices; by the host's name when it listens on every address.
-fn external_url(api: &TcpListener) -> String {
+fn external_url(api: &TcpListener, tls: bool) -> String {
+    let scheme = if tls { "https" } else { "http" };
     let Ok(address) = api.local_addr() else { return String::new() };
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     if address.ip().is_unspecified() && !host.trim().is_empty() {
-        return format!("http://{}:{}", host.trim(), address.port());
+        return format!("{scheme}://{}:{}", host.trim(), address.port());
     }
-    format!("http://{address}")
+    format!("{scheme}://{address}")
 }
 
 fn connect(config: &Config) -> Result<(Option<Supervisor>, Client), StartError> {

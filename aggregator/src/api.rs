@@ -2,7 +2,7 @@
 //!
 //! Whatever goes wrong is answered as `application/problem+json` (RFC 9457). On loopback anybody on the host may read,
 //! but only under a loopback host name, so that a web page can't reach us by rebinding its own name; elsewhere a bearer
-//! token is needed. What changes anything needs it everywhere.
+//! token is needed. What changes something needs an administrator everywhere; nothing here touches etcd.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use utoipa_axum::routes;
 
 use crate::agentless::Agentless;
 use crate::clock::Clock;
+use crate::enrol::DeskHandle;
 use crate::expose::Exposition;
 use crate::query::Query;
 use crate::view::View;
@@ -27,6 +28,7 @@ use crate::view::View;
 mod access;
 mod agentless;
 mod clusters;
+mod enrolment;
 mod extract;
 mod problem;
 mod remainder;
@@ -63,6 +65,7 @@ struct Shared {
     /// Whether requests show a token.
     has_token: bool,
     openapi: String,
+    desk: Option<DeskHandle>,
 }
 
 /// What the API is made of.
@@ -79,6 +82,8 @@ pub struct Parts {
     pub exposition: Exposition,
     /// What is watched without agents.
     pub agentless: Agentless,
+    /// Where agents enrol, if they do.
+    pub desk: Option<DeskHandle>,
     /// Who may ask.
     pub access: Access,
 }
@@ -95,6 +100,7 @@ pub struct Parts {
         (name = "telemetry", description = "What was stored, by time range; the last hour unless asked otherwise"),
         (name = "alerts", description = "Alerts now and of the last day"),
         (name = "agentless", description = "Clusters that are watched without agents"),
+        (name = "enrolment", description = "How agents come by their certificates, and lose them"),
         (name = "system", description = "The aggregator itself"),
     ),
 )]
@@ -115,6 +121,11 @@ fn routes() -> OpenApiRouter<Context> {
         .routes(routes!(clusters::agents))
         .routes(routes!(agentless::list, agentless::add))
         .routes(routes!(agentless::one, agentless::edit, agentless::remove))
+        .routes(routes!(enrolment::tokens, enrolment::create_token))
+        .routes(routes!(enrolment::revoke_token))
+        .routes(routes!(enrolment::certificates))
+        .routes(routes!(enrolment::events))
+        .routes(routes!(enrolment::revoke_agent))
         .routes(routes!(telemetry::current_metrics))
         .routes(routes!(telemetry::syncs))
         .routes(routes!(telemetry::sync_counts))
@@ -130,8 +141,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     description
 }
 
-/// The whole interface.
-pub fn router(parts: Parts) -> Router {
+/// The whole interface twice: for the port, and for the socket of the owner of the state.
+pub fn routers(parts: Parts) -> (Router, Router) {
     let openapi = openapi().to_json().unwrap_or_else(|error| {
         tracing::error!(%error, "OpenAPI description not encoded");
         "{}".to_owned()
@@ -146,12 +157,18 @@ pub fn router(parts: Parts) -> Router {
         agentless: parts.agentless,
         has_token: matches!(parts.access, Access::Token { .. }),
         openapi,
+        desk: parts.desk,
     };
+    let context = Context { shared: Arc::new(shared) };
+    (layered(context.clone(), parts.access), layered(context, Access::Owner))
+}
+
+fn layered(context: Context, access: Access) -> Router {
     let (router, _description) = routes().split_for_parts();
     router
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "no such path; see /api/openapi.json") })
-        .with_state(Context { shared: Arc::new(shared) })
-        .layer(from_fn_with_state(Arc::new(parts.access), access::check))
+        .with_state(context)
+        .layer(from_fn_with_state(Arc::new(access), access::check))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(from_fn(problem::within_time))
         .layer(CatchPanicLayer::new())

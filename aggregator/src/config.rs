@@ -26,6 +26,36 @@ const SETTINGS: &[Setting] = &[
         "Host names that requests may use besides loopback names when there is no token; such as that of a proxy before it",
     )
     .list(),
+    Setting::new("listen.api-cert-file", "FILE", "", "Certificate of the API; with it the API speaks TLS only"),
+    Setting::new("listen.api-key-file", "FILE", "", "Key of that certificate"),
+    Setting::new(
+        "listen.ingest-tls",
+        "MODE",
+        "auto",
+        "off, on (agents may show a certificate), mutual (they must), or auto: off on loopback without a certificate, else mutual",
+    ),
+    Setting::new(
+        "listen.ingest-cert-file",
+        "FILE",
+        "",
+        "Certificate that agents see; empty = one of the aggregator's own making",
+    ),
+    Setting::new("listen.ingest-key-file", "FILE", "", "Key of that certificate"),
+    Setting::new(
+        "listen.ingest-client-ca-file",
+        "FILE",
+        "",
+        "Authority of agents' certificates besides the aggregator's own; they name the agent as urn:etcd-monitor:agent:UUID",
+    ),
+    Setting::new(
+        "listen.ingest-names",
+        "NAME",
+        "",
+        "Names for the certificate of the aggregator's own making, besides the host's name and addresses",
+    )
+    .list(),
+    Setting::new("enrol.enabled", "BOOL", "true", "Whether agents get certificates here for join tokens, where ingest speaks TLS"),
+    Setting::new("enrol.certificate-life", "TIME", "720h", "How long an agent's certificate is good; it is renewed after two thirds"),
     Setting::new("token", "TOKEN", "", "Bearer token of the API; give it by environment variable or file, not as a flag").secret(),
     Setting::new("state.dir", "DIR", "/var/lib/etcd-monitor/aggregator", "Directory for state and embedded ClickHouse"),
     Setting::new("clickhouse.url", "URL", "", "HTTP interface of a ClickHouse server; empty = embedded engine"),
@@ -55,6 +85,9 @@ const SHORTEST_TOKEN: usize = 16;
 /// Least memory for the engine, in bytes.
 const LEAST_MEMORY: u64 = 256 << 20;
 
+/// Bounds of the life of an agent's certificate. What is shorter than hours is for trying things out.
+const CERTIFICATE_LIFE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_hours(8_760));
+
 /// Bounds of the batch interval.
 const BATCH_INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 
@@ -79,6 +112,43 @@ pub enum ClickHouse {
     },
 }
 
+/// A certificate and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyPairFiles {
+    /// The certificate, and what is between it and its authority.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// Whether ingest speaks TLS, and what it wants of agents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Plain.
+    Off,
+    /// TLS; a certificate that an agent shows is checked, and none is needed.
+    On,
+    /// TLS, and streams need a certificate.
+    Mutual,
+}
+
+/// TLS of the gRPC ingest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IngestTls {
+    /// Whether, and what it wants.
+    pub mode: TlsMode,
+    /// What agents see; `None` = made by the aggregator itself.
+    pub certificate: Option<KeyPairFiles>,
+    /// Authorities of agents' certificates besides the aggregator's own.
+    pub client_authorities: Option<PathBuf>,
+    /// Further names for a certificate of the aggregator's own making.
+    pub names: Vec<String>,
+    /// Whether agents get certificates here.
+    pub enrolment: bool,
+    /// How long such a certificate is good.
+    pub certificate_life: Duration,
+}
+
 /// The checked settings.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -86,6 +156,10 @@ pub struct Config {
     pub api: SocketAddr,
     /// Address of the gRPC ingest.
     pub ingest: SocketAddr,
+    /// TLS of the API.
+    pub api_tls: Option<KeyPairFiles>,
+    /// TLS of the gRPC ingest.
+    pub ingest_tls: IngestTls,
     /// Bearer token of the API.
     pub token: Option<Secret>,
     /// Host names besides loopback names that requests may use when there is no token.
@@ -125,9 +199,12 @@ pub fn load(
 ) -> Result<(Config, Effective), Faults> {
     let mut settings = SCHEMA.load(flags, environment)?;
     let effective = settings.effective();
+    let ingest: SocketAddr = settings.read("listen.ingest");
     let config = Config {
         api: settings.read("listen.api"),
-        ingest: settings.read("listen.ingest"),
+        ingest,
+        api_tls: key_pair(&mut settings, "listen.api-cert-file", "listen.api-key-file"),
+        ingest_tls: ingest_tls(&mut settings, ingest),
         token: token(&mut settings),
         host_names: settings.list("listen.host-names"),
         state_dir: settings.read("state.dir"),
@@ -156,6 +233,61 @@ pub fn load(
     }
     settings.finish()?;
     Ok((config, effective))
+}
+
+fn key_pair(settings: &mut Settings, cert: &'static str, key: &'static str) -> Option<KeyPairFiles> {
+    let files: [Option<PathBuf>; 2] = [settings.optional(cert), settings.optional(key)];
+    for (name, file) in [cert, key].into_iter().zip(&files) {
+        if let Some(Err(error)) = file.as_ref().map(std::fs::File::open) {
+            settings.fault(name, format!("can't be read: {error}"));
+        }
+    }
+    match files {
+        [Some(certificate), Some(key)] => return Some(KeyPairFiles { certificate, key }),
+        [Some(_), None] => settings.fault(cert, format!("needs {key} as well")),
+        [None, Some(_)] => settings.fault(key, format!("needs {cert} as well")),
+        [None, None] => {}
+    }
+    None
+}
+
+fn ingest_tls(settings: &mut Settings, address: SocketAddr) -> IngestTls {
+    let certificate = key_pair(settings, "listen.ingest-cert-file", "listen.ingest-key-file");
+    let client_authorities: Option<PathBuf> = settings.optional("listen.ingest-client-ca-file");
+    if let Some(Err(error)) = client_authorities.as_ref().map(std::fs::File::open) {
+        settings.fault("listen.ingest-client-ca-file", format!("can't be read: {error}"));
+    }
+    let given = certificate.is_some() || client_authorities.is_some();
+    let mode = match settings.read::<String>("listen.ingest-tls").as_str() {
+        "off" => TlsMode::Off,
+        "on" => TlsMode::On,
+        "mutual" => TlsMode::Mutual,
+        "auto" if address.ip().is_loopback() && !given => TlsMode::Off,
+        "auto" => TlsMode::Mutual,
+        other => {
+            settings.fault("listen.ingest-tls", format!("{other:?} is not auto, off, on or mutual"));
+            TlsMode::Off
+        }
+    };
+    if mode == TlsMode::Off && given {
+        settings.fault("listen.ingest-tls", "is off, but certificates are given");
+    }
+    let enrolment: bool = settings.read("enrol.enabled");
+    if mode == TlsMode::Mutual && !enrolment && client_authorities.is_none() {
+        settings.fault(
+            "enrol.enabled",
+            "is false and there is no listen.ingest-client-ca-file: no agent could have a certificate",
+        );
+    }
+    if mode != TlsMode::Off && !enrolment && certificate.is_none() {
+        settings.fault("enrol.enabled", "is false, so the aggregator needs listen.ingest-cert-file");
+    }
+    let Millis(certificate_life) = settings.read("enrol.certificate-life");
+    if certificate_life < CERTIFICATE_LIFE.0 || certificate_life > CERTIFICATE_LIFE.1 {
+        settings.fault("enrol.certificate-life", "lies outside 5s to 8760h");
+    }
+    let names = settings.list("listen.ingest-names");
+    IngestTls { mode, certificate, client_authorities, names, enrolment, certificate_life }
 }
 
 fn token(settings: &mut Settings) -> Option<Secret> {

@@ -15,9 +15,11 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::watch;
 
 use crate::engine::Facts;
+use crate::enrol;
 use crate::ingest;
 use crate::notify::outbox::{Outcome, OutcomeKind};
 use crate::store::{Store, Table};
+use crate::tls;
 use crate::view::View;
 
 /// Content type of `/metrics`.
@@ -69,6 +71,10 @@ pub struct Sources {
     pub store: Store,
     /// Ingest.
     pub ingest: Arc<ingest::Counters>,
+    /// Enrolment.
+    pub enrolment: Arc<enrol::Counters>,
+    /// Certificates.
+    pub certificates: tls::Gauges,
     /// Embedded engine, if it is embedded.
     pub engine: Option<watch::Receiver<Facts>>,
 }
@@ -165,6 +171,7 @@ impl Collector for Sources {
         let mut writer = Writer(encoder);
         self.process(&mut writer)?;
         self.ingest(&mut writer)?;
+        self.security(&mut writer)?;
         self.store(&mut writer)?;
         self.engine(&mut writer)?;
         self.model(&mut writer)
@@ -232,6 +239,36 @@ impl Sources {
             read(&c.garbage),
         )?;
         writer.gauge("ingest_streams", "Streams open", read(&c.streams))
+    }
+
+    fn security(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+        let (c, e) = (&self.ingest, &self.enrolment);
+        writer.counter("ingest_tls_failed_handshakes", "TLS handshakes that failed", read(&c.tls_failed))?;
+        writer.counter(
+            "ingest_refused_certificates",
+            "Agents' certificates refused: expired, revoked, or of another authority",
+            read(&c.certificates_refused),
+        )?;
+        writer.counter("enrol_enrolled_agents", "First certificates handed out", read(&e.enrolled))?;
+        writer.counter("enrol_renewed_certificates", "Certificates renewed", read(&e.renewed))?;
+        writer.counter("enrol_refused", "Enrolments and renewals refused", read(&e.refused))?;
+        writer.counter(
+            "enrol_reused_tokens",
+            "Tries with a join token that was used up: it is in two places",
+            read(&e.tokens_reused),
+        )?;
+        writer.counter("enrol_limited", "Tries that came too fast", read(&e.limited))?;
+        writer.counter("enrol_revoked_agents", "Agents revoked", read(&e.revoked))?;
+        writer.counter(
+            "tls_reload_failures",
+            "Changed TLS files that could not be put in force",
+            self.certificates.failures(),
+        )?;
+        let expiries = self.certificates.expiries();
+        let labels: Vec<_> =
+            expiries.iter().map(|(name, at)| ([("certificate", *name)], at.timestamp())).collect();
+        let values = labels.iter().map(|(label, at)| (label.as_slice(), u64::try_from(*at).unwrap_or(0)));
+        writer.gauges("tls_certificate_expiry_seconds", "End of life of a certificate, Unix time", values)
     }
 
     fn store(&self, writer: &mut Writer<'_>) -> std::fmt::Result {

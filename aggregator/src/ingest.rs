@@ -28,12 +28,15 @@ mod admission;
 mod batches;
 mod counters;
 mod live;
+mod peer;
 mod serve;
 mod steer;
 
 pub use admission::HelloFacts;
 pub use counters::Counters;
-pub use serve::serve;
+use peer::Pass;
+pub use peer::{Door, Peer};
+pub use serve::{TlsPort, serve};
 pub use steer::{Redirects, StreamKind};
 
 /// Most streams of all agents together.
@@ -46,17 +49,26 @@ const DECODERS: usize = 4;
 const REPLIES: usize = 64;
 
 /// How the aggregator sets the pace.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How long an agent collects before it closes a batch.
     pub batch_interval: Duration,
     /// How many unacknowledged batches an agent may have in flight.
     pub window_batches: u32,
+    /// What streams need to begin.
+    pub door: Door,
+    /// What ingest counts.
+    pub counters: Arc<Counters>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { batch_interval: Duration::from_secs(2), window_batches: 8 }
+        Self {
+            batch_interval: Duration::from_secs(2),
+            window_batches: 8,
+            door: Door::Open,
+            counters: Arc::default(),
+        }
     }
 }
 
@@ -111,7 +123,7 @@ impl Service {
         options: Options,
         stop: CancellationToken,
     ) -> Self {
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::clone(&options.counters);
         let streams = Arc::new(Semaphore::new(MAX_STREAMS));
         let decoders = Semaphore::new(DECODERS);
         let shared = Shared {
@@ -147,6 +159,17 @@ impl Service {
             .accept_compressed(CompressionEncoding::Zstd)
     }
 
+    /// A stream of somebody who may have one.
+    fn admit<T>(&self, request: &Request<T>) -> Result<Pass, Status> {
+        let peer = request.extensions().get::<Peer>();
+        self.shared.options.door.admit(peer).inspect_err(|status| {
+            Counters::add(&self.shared.counters.handshakes_refused, 1);
+            let agent = peer.and_then(|peer| peer.certificate.as_ref()?.agent).map(|agent| agent.to_string());
+            let peer = peer.map(|peer| peer.address.to_string());
+            tracing::warn!(peer, agent, reason = status.message(), "stream refused");
+        })
+    }
+
     fn stream_permit(&self) -> Result<OwnedSemaphorePermit, Status> {
         let permit = self.shared.streams.clone().try_acquire_owned();
         permit.map_err(|_| Status::resource_exhausted("too many streams"))
@@ -162,9 +185,10 @@ impl Ingest for Service {
         &self,
         request: Request<Streaming<v1::BatchRequest>>,
     ) -> Result<Response<Self::BatchesStream>, Status> {
+        let pass = self.admit(&request)?;
         let permit = self.stream_permit()?;
         let (replies, stream) = mpsc::channel(REPLIES);
-        tokio::spawn(batches::converse(self.shared.clone(), request.into_inner(), replies, permit));
+        tokio::spawn(batches::converse(self.shared.clone(), pass, request.into_inner(), replies, permit));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
@@ -172,9 +196,10 @@ impl Ingest for Service {
         &self,
         request: Request<Streaming<v1::LiveRequest>>,
     ) -> Result<Response<Self::LiveStream>, Status> {
+        let pass = self.admit(&request)?;
         let permit = self.stream_permit()?;
         let (replies, stream) = mpsc::channel(REPLIES);
-        tokio::spawn(live::converse(self.shared.clone(), request.into_inner(), replies, permit));
+        tokio::spawn(live::converse(self.shared.clone(), pass, request.into_inner(), replies, permit));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

@@ -5,6 +5,7 @@
 //! path, which needs no ClickHouse: [`ingest`] → [`cluster`] (the model) → [`rule`] → [`alert`] → [`notify`], driven by
 //! [`evaluate`] and kept in [`state`]. [`api`] shows both. [`agentless`] feeds both with clusters where no agent may run.
 
+pub mod admin;
 pub mod agentless;
 mod aggregator;
 pub mod alert;
@@ -13,6 +14,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod engine;
+pub mod enrol;
 pub mod evaluate;
 pub mod expose;
 pub mod ingest;
@@ -23,6 +25,7 @@ pub mod rule;
 pub mod server;
 pub mod state;
 pub mod store;
+pub mod tls;
 pub mod view;
 
 pub use aggregator::{Aggregator, StartError};

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
-use etcdmon_aggregator::config::{self, Config, Effective, SCHEMA};
-use etcdmon_aggregator::{Aggregator, engine};
+use etcdmon_aggregator::config::{self, Config, Effective, SCHEMA, TlsMode};
+use etcdmon_aggregator::{Aggregator, admin, engine};
 use etcdmon_service::logging::{self, ErrorChain};
 use etcdmon_service::{process, shutdown};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,6 +21,7 @@ fn command() -> Command {
         .subcommand(
             Command::new("check-config").about("Check all settings, show each with its source, and exit"),
         )
+        .subcommands(admin::commands())
 }
 
 fn main() -> ExitCode {
@@ -45,7 +46,26 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    if matches!(flags.subcommand_name(), Some("token" | "agent")) {
+        return administer(&config, &flags);
+    }
     serve(config, flags, effective)
+}
+
+fn administer(config: &Config, flags: &ArgMatches) -> ExitCode {
+    process::install_tls_provider();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = runtime.map(|runtime| runtime.block_on(admin::run(&config.state_dir, flags)));
+    match outcome {
+        Ok(Some(Ok(text))) => {
+            println!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(Some(Err(error))) => eprintln!("etcd-monitor-aggregator: {}", ErrorChain(&error)),
+        Ok(None) => eprintln!("etcd-monitor-aggregator: no such subcommand; see --help"),
+        Err(error) => eprintln!("etcd-monitor-aggregator: start runtime: {error}"),
+    }
+    ExitCode::FAILURE
 }
 
 fn serve(config: Config, flags: ArgMatches, effective: Effective) -> ExitCode {
@@ -74,8 +94,14 @@ fn serve(config: Config, flags: ArgMatches, effective: Effective) -> ExitCode {
 async fn run(config: Config, flags: ArgMatches, effective: Effective) -> anyhow::Result<()> {
     let end = shutdown::token()?;
     tokio::spawn(check_on_hangup(signal(SignalKind::hangup())?, flags, effective));
-    if !config.ingest.ip().is_loopback() {
-        tracing::warn!(address = %config.ingest, "agents are taken in from other hosts without authentication and encryption");
+    if !config.ingest.ip().is_loopback() && config.ingest_tls.mode != TlsMode::Mutual {
+        tracing::warn!(
+            address = %config.ingest, mode = ?config.ingest_tls.mode,
+            "agents are taken in from other hosts without authentication; see listen.ingest-tls"
+        );
+    }
+    if !config.api.ip().is_loopback() && config.api_tls.is_none() {
+        tracing::warn!(address = %config.api, "the API's token travels in clear; see listen.api-cert-file");
     }
     Aggregator::build(config).await?.run(end).await?;
     Ok(())

@@ -1,5 +1,7 @@
 //! The API's port: accepts connections within bounds and serves them until told to end.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +10,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
+
+use crate::admin::SOCKET;
 
 /// Connections at the same time; more wait to be accepted.
 const CONNECTIONS: usize = 512;
@@ -27,8 +34,18 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Pause after a failed accept, which mostly means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves `router` on `listener` until `end`, then lets open requests finish within a grace period.
-pub async fn serve(listener: TcpListener, router: Router, end: CancellationToken) {
+/// Time for a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves `router` on `listener` until `end`, over TLS when `tls` is given, then lets open requests finish within a grace
+/// period.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    end: CancellationToken,
+) {
+    let tls = tls.map(TlsAcceptor::from);
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let mut builder = Builder::new(TokioExecutor::new());
@@ -40,8 +57,8 @@ pub async fn serve(listener: TcpListener, router: Router, end: CancellationToken
             () = end.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _peer)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "connection not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -49,11 +66,15 @@ pub async fn serve(listener: TcpListener, router: Router, end: CancellationToken
             }
         };
         let service = TowerToHyperService::new(router.clone());
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
+        let (builder, tls, watcher) = (builder.clone(), tls.clone(), graceful.watcher());
         tokio::spawn(async move {
+            let Some(stream) = greet(stream, tls).await else {
+                tracing::debug!(%peer, "TLS handshake failed");
+                return;
+            };
+            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
             // Garbage, and clients that go away, are their own business.
-            if let Err(error) = connection.await {
+            if let Err(error) = watcher.watch(connection).await {
                 tracing::debug!(error, "connection ended");
             }
             drop(permit);
@@ -62,5 +83,39 @@ pub async fn serve(listener: TcpListener, router: Router, end: CancellationToken
     drop(listener);
     if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were cut off at shutdown");
+    }
+}
+
+/// The stream that HTTP runs over; `None` when the handshake fails or takes too long.
+async fn greet(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+) -> Option<Either<TcpStream, TlsStream<TcpStream>>> {
+    let Some(tls) = tls else { return Some(Either::Left(stream)) };
+    let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await;
+    Some(Either::Right(shaken.ok()?.ok()?))
+}
+
+/// The socket of the owner of the state. Without it only the subcommands don't work, so that is no reason to end.
+pub fn bind_owners_socket(state_dir: &Path) -> Option<UnixListener> {
+    let path = state_dir.join(SOCKET);
+    // One of an earlier process: the lock of the state says that it is gone.
+    let _absent = std::fs::remove_file(&path);
+    let bound = UnixListener::bind(&path).and_then(|listener| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    });
+    bound
+        .inspect_err(|error| {
+            tracing::warn!(%error, path = %path.display(), "no socket for subcommands such as `token create`");
+        })
+        .ok()
+}
+
+/// Serves the owner of the state until `end`.
+pub async fn serve_owner(listener: UnixListener, router: Router, end: CancellationToken) {
+    let served = axum::serve(listener, router).with_graceful_shutdown(end.cancelled_owned());
+    if let Err(error) = served.await {
+        tracing::warn!(%error, "the socket for subcommands ended");
     }
 }

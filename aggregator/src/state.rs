@@ -24,6 +24,12 @@ pub mod kind {
     pub const AGENTLESS: &str = "agentless";
     /// What a receiver was told of a group of alerts; id = receiver and group key.
     pub const NOTICE: &str = "notice";
+    /// A join token; id = its name.
+    pub const JOIN_TOKEN: &str = "join_token";
+    /// A certificate of an agent; id = its serial number as hexadecimal digits.
+    pub const AGENT_CERTIFICATE: &str = "agent_certificate";
+    /// An agent that was revoked; id = its UUID.
+    pub const AGENT_REVOCATION: &str = "agent_revocation";
 }
 
 /// Names of logs.
@@ -34,6 +40,8 @@ pub mod log {
     pub const NOTIFICATION: &str = "notification";
     /// Every leader change.
     pub const LEADER: &str = "leader";
+    /// Join tokens made and misused, agents enrolled and revoked.
+    pub const ENROLMENT: &str = "enrolment";
 }
 
 /// Something kept under a kind and an id.

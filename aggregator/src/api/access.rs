@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::{AUTHORIZATION, HOST};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -25,6 +26,8 @@ pub enum Access {
         /// Its SHA-256: comparing digests takes the same time wherever the texts differ.
         digest: [u8; 32],
     },
+    /// Nothing: the connection came over a socket that only the owner of the state can open.
+    Owner,
     /// A loopback host name, or one of these.
     Loopback {
         /// Further host names, lower case, without port.
@@ -45,6 +48,7 @@ impl Access {
 
     fn refusal(&self, headers: &HeaderMap, uri: &Uri) -> Option<Problem> {
         match self {
+            Self::Owner => None,
             Self::Token { .. } if OPEN.contains(&uri.path()) => None,
             Self::Token { digest } => {
                 let shown = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(bearer);
@@ -92,8 +96,30 @@ fn without_port(host: &str) -> &str {
     host.split(':').next().unwrap_or(host)
 }
 
+/// Proof that a request came from somebody who may change something.
+#[derive(Debug, Clone, Copy)]
+pub struct Administrator(());
+
+impl<S: Send + Sync> FromRequestParts<S> for Administrator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        parts.extensions.get::<Self>().copied().ok_or_else(|| {
+            Problem::new(
+                StatusCode::FORBIDDEN,
+                "without a token of its own the API changes nothing: set listen.token-file, or use the subcommands of \
+                 etcd-monitor-aggregator on its host",
+            )
+        })
+    }
+}
+
 /// Lets a request through or refuses it.
-pub async fn check(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+pub async fn check(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
+    // On loopback anybody on the host may ask, and any web page can post; so changes need more than that.
+    if !matches!(*access, Access::Loopback { .. }) {
+        request.extensions_mut().insert(Administrator(()));
+    }
     match access.refusal(request.headers(), request.uri()) {
         Some(problem) => problem.into_response(),
         None => next.run(request).await,

@@ -128,3 +128,23 @@ fn an_external_server_takes_user_and_password_file() {
     assert_eq!((url.as_str(), user.as_str(), password.reveal().as_str()), ("https://ch:8443", "u", "geheim"));
     assert!(faults(&["--clickhouse-url", "ch:8443"], &[]).contains("clickhouse.url: is not an http"));
 }
+
+#[test]
+fn ingest_is_plain_on_loopback_and_wants_certificates_elsewhere() {
+    let mode = |flags: &[&str]| try_load(flags, &[]).map(|config| config.ingest_tls.mode);
+    assert_eq!(mode(&[]).unwrap(), TlsMode::Off);
+    assert_eq!(mode(&["--listen-ingest", "0.0.0.0:1"]).unwrap(), TlsMode::Mutual);
+    assert_eq!(mode(&["--listen-ingest", "0.0.0.0:1", "--listen-ingest-tls", "off"]).unwrap(), TlsMode::Off);
+    assert_eq!(mode(&["--listen-ingest-tls", "on"]).unwrap(), TlsMode::On);
+    let faults =
+        mode(&["--listen-ingest-tls", "maybe", "--enrol-certificate-life", "1s"]).unwrap_err().to_string();
+    assert!(
+        faults.contains("is not auto, off, on or mutual") && faults.contains("enrol.certificate-life"),
+        "{faults}"
+    );
+    let faults =
+        mode(&["--listen-ingest-tls", "mutual", "--enrol-enabled", "false"]).unwrap_err().to_string();
+    assert!(faults.contains("no agent could have a certificate"), "{faults}");
+    let faults = mode(&["--listen-ingest-cert-file", "/nowhere"]).unwrap_err().to_string();
+    assert!(faults.contains("can't be read") && faults.contains("needs listen.ingest-key-file"), "{faults}");
+}

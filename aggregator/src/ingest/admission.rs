@@ -7,6 +7,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
+use super::peer::Pass;
+
 /// How long an agent may take for its first message.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -65,6 +67,7 @@ impl MaybeHello for v1::LiveRequest {
 /// With the status that ends the stream.
 pub async fn admit<M: MaybeHello>(
     stream: &mut Streaming<M>,
+    pass: &Pass,
     stop: &CancellationToken,
 ) -> Result<HelloFacts, Status> {
     let first = tokio::select! {
@@ -73,7 +76,9 @@ pub async fn admit<M: MaybeHello>(
     };
     let first = first.map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
     let hello = first.and_then(MaybeHello::hello);
-    check(hello.ok_or_else(|| Status::invalid_argument("first message is no hello"))?)
+    let facts = check(hello.ok_or_else(|| Status::invalid_argument("first message is no hello"))?)?;
+    pass.check(facts.agent)?;
+    Ok(facts)
 }
 
 /// Checks a Hello.

@@ -9,6 +9,7 @@ use tonic::{Status, Streaming};
 use uuid::Uuid;
 
 use super::admission::{HelloFacts, admit};
+use super::peer::Pass;
 use super::steer::{Level, StreamKind};
 use super::{Counters, Shared};
 use crate::store::decode::{BatchId, decode};
@@ -25,11 +26,12 @@ enum Outcome {
 /// Talks with one agent until either side ends.
 pub async fn converse(
     shared: Arc<Shared>,
+    pass: Pass,
     mut stream: Streaming<v1::BatchRequest>,
     replies: Replies,
     _permit: OwnedSemaphorePermit,
 ) {
-    let hello = match admit(&mut stream, &shared.stop).await {
+    let hello = match admit(&mut stream, &pass, &shared.stop).await {
         Ok(hello) => hello,
         Err(status) => {
             Counters::add(&shared.counters.handshakes_refused, 1);
@@ -41,7 +43,11 @@ pub async fn converse(
     };
     Counters::add(&shared.counters.streams, 1);
     tracing::info!(agent = %hello.agent, node = hello.node, version = hello.version, "batch stream opened");
-    let end = exchange(&shared, &hello, &mut stream, &replies).await;
+    // What is under way when the pass ends is given up: a revoked agent writes nothing more.
+    let end = tokio::select! {
+        end = exchange(&shared, &hello, &mut stream, &replies) => end,
+        end = pass.ended() => end,
+    };
     Counters::subtract(&shared.counters.streams, 1);
     tracing::info!(agent = %hello.agent, reason = end.message(), "batch stream ended");
     let _ = replies.send(Err(end)).await;
@@ -55,7 +61,7 @@ async fn exchange(
 ) -> Status {
     let window = shared.options.window_batches.max(1) as usize;
     let mut level = shared.level();
-    let pace = level.pace(shared.options);
+    let pace = level.pace(&shared.options);
     let welcome = v1::Welcome {
         protocol: hello.protocol,
         aggregator_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -116,7 +122,7 @@ async fn steer(shared: &Shared, replies: &Replies, told: &mut Level) -> Result<(
         return Ok(());
     }
     Counters::add(&shared.counters.paces, 1);
-    reply(replies, v1::batch_reply::Message::Pace(now.pace(shared.options))).await
+    reply(replies, v1::batch_reply::Message::Pace(now.pace(&shared.options))).await
 }
 
 /// Sends the replies that are still due.

@@ -1,5 +1,6 @@
 //! What ingest counts.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counters since the process began, and one gauge. Read with [`AtomicU64::load`] for `/metrics`.
@@ -35,6 +36,10 @@ pub struct Counters {
     pub handshakes_refused: AtomicU64,
     /// Connections closed because they did not begin as they must.
     pub garbage: AtomicU64,
+    /// Agents' certificates that were refused during the handshake.
+    pub certificates_refused: Arc<AtomicU64>,
+    /// TLS handshakes that failed, refused certificates among them.
+    pub tls_failed: AtomicU64,
     /// Gauge: streams open.
     pub streams: AtomicU64,
 }

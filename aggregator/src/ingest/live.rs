@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::{Status, Streaming};
 
 use super::admission::{HelloFacts, admit};
+use super::peer::Pass;
 use super::steer::{StreamKind, milliseconds};
 use super::{Counters, LiveFact, Shared};
 
@@ -17,11 +18,12 @@ type Replies = mpsc::Sender<Result<v1::LiveReply, Status>>;
 /// Talks with one agent until either side ends.
 pub async fn converse(
     shared: Arc<Shared>,
+    pass: Pass,
     mut stream: Streaming<v1::LiveRequest>,
     replies: Replies,
     _permit: OwnedSemaphorePermit,
 ) {
-    let hello = match admit(&mut stream, &shared.stop).await {
+    let hello = match admit(&mut stream, &pass, &shared.stop).await {
         Ok(hello) => Arc::new(hello),
         Err(status) => {
             Counters::add(&shared.counters.handshakes_refused, 1);
@@ -33,7 +35,11 @@ pub async fn converse(
     };
     Counters::add(&shared.counters.streams, 1);
     tracing::info!(agent = %hello.agent, node = hello.node, version = hello.version, "live stream opened");
-    let end = exchange(&shared, &hello, &mut stream, &replies).await;
+    // What is under way when the pass ends is given up: a revoked agent writes nothing more.
+    let end = tokio::select! {
+        end = exchange(&shared, &hello, &mut stream, &replies) => end,
+        end = pass.ended() => end,
+    };
     Counters::subtract(&shared.counters.streams, 1);
     tracing::info!(agent = %hello.agent, reason = end.message(), "live stream ended");
     let _ = replies.send(Err(end)).await;

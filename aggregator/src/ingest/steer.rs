@@ -45,7 +45,7 @@ impl Level {
 
     /// What agents are asked for. Longer intervals make larger batches, which cost the store less a row; a smaller window
     /// leaves them in the agents' spools instead of our memory.
-    pub fn pace(self, options: Options) -> v1::Pace {
+    pub fn pace(self, options: &Options) -> v1::Pace {
         let (times, share, reason) = match self {
             Self::Normal => (1, 1, "the store keeps up"),
             Self::High => (2, 2, "batches wait for the store"),
@@ -145,10 +145,10 @@ mod tests {
     #[test]
     fn under_pressure_batches_come_less_often_and_fewer_at_a_time_but_never_none() {
         let options = Options::default();
-        let paces = Level::ALL.map(|level| level.pace(options));
+        let paces = Level::ALL.map(|level| level.pace(&options));
         assert!(paces.is_sorted_by_key(|pace| pace.batch_interval_ms));
         assert!(paces.iter().rev().is_sorted_by_key(|pace| pace.window_batches));
-        let least = Level::Critical.pace(Options { window_batches: 1, ..options });
+        let least = Level::Critical.pace(&Options { window_batches: 1, ..options });
         assert_eq!(least.window_batches, 1);
     }
 }
