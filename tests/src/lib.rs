@@ -22,6 +22,7 @@
 //! | [`up`], [`bench`] | what `etcdmon-lab` runs |
 
 pub mod api;
+pub mod authority;
 pub mod bench;
 pub mod cgroup;
 pub mod chaos;
