@@ -29,6 +29,7 @@ mod access;
 mod agentless;
 mod clusters;
 mod enrolment;
+mod events;
 mod extract;
 mod problem;
 mod remainder;
@@ -131,6 +132,7 @@ fn routes() -> OpenApiRouter<Context> {
         .routes(routes!(telemetry::sync_counts))
         .routes(routes!(telemetry::latency))
         .routes(routes!(telemetry::ledger))
+        .routes(routes!(events::events))
 }
 
 /// The OpenAPI description.

@@ -12,11 +12,13 @@ use uuid::Uuid;
 
 use crate::store::{Client, ClientError};
 
+mod events;
 mod latency;
 mod ledger;
 mod metrics;
 mod syncs;
 
+pub use events::{Event, EventFilter};
 pub use latency::{Latency, LatencyBucket};
 pub use ledger::{Blind, LedgerAccount};
 pub use metrics::MetricSample;

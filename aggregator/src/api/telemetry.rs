@@ -21,12 +21,12 @@ use crate::view::hex;
 const DEFAULT_LIMIT: u64 = 1_000;
 
 impl Context {
-    fn now(&self) -> DateTime<Utc> {
+    pub(super) fn now(&self) -> DateTime<Utc> {
         self.shared.clock.wall(self.shared.clock.now())
     }
 
     /// A place among the questions to ClickHouse.
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
+    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
         self.shared.queries.acquire().await.map_err(|_closed| {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the aggregator is shutting down")
         })
