@@ -2,13 +2,15 @@
 //!
 //! `/proc` is scanned twice a second. To keep that cheap on a node with thousands of processes, one that was found to
 //! be something else is looked at again only on every third scan, since it may still `exec` etcd, and a kernel
-//! thread never again. A new etcd is so seen within 1.5 s at worst.
+//! thread never again. A new etcd is so seen within 1.5 s at worst. Where the kernel tells of new processes ([`exec`]), it is
+//! seen at once.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub mod container;
+pub mod exec;
 pub mod flags;
 mod procfs;
 pub mod wal;
@@ -94,9 +96,7 @@ enum Verdict {
 /// Follows the etcd processes below one `/proc`.
 #[derive(Debug)]
 pub struct Discovery {
-    proc: ProcFs,
-    boot_id: [u8; 16],
-    only: Vec<PathBuf>,
+    sighter: Sighter,
     verdicts: BTreeMap<u32, Verdict>,
     scans: u64,
     pids: Vec<u32>,
@@ -108,8 +108,8 @@ impl Discovery {
     /// # Errors
     /// When the boot id can't be read.
     pub fn new(proc: ProcFs, only: Vec<PathBuf>) -> std::io::Result<Self> {
-        let boot_id = proc.boot_id()?;
-        Ok(Self { proc, boot_id, only, verdicts: BTreeMap::new(), scans: 0, pids: Vec::new() })
+        let sighter = Sighter::new(proc, only)?;
+        Ok(Self { sighter, verdicts: BTreeMap::new(), scans: 0, pids: Vec::new() })
     }
 
     /// Looks once and says what changed since the last time: what went first, then what came.
@@ -118,7 +118,7 @@ impl Discovery {
     /// When `/proc` can't be listed.
     pub fn scan(&mut self) -> std::io::Result<Vec<Change>> {
         let mut pids = std::mem::take(&mut self.pids);
-        self.proc.pids(&mut pids)?;
+        self.sighter.proc.pids(&mut pids)?;
         pids.sort_unstable();
         let mut changes = self.remove_gone(&pids);
         let recheck = self.scans.is_multiple_of(RECHECK_EVERY);
@@ -134,9 +134,32 @@ impl Discovery {
         Ok(changes)
     }
 
+    /// What tells etcd processes from others, for whoever looks at them elsewhere.
+    pub fn sighter(&self) -> Sighter {
+        self.sighter.clone()
+    }
+
+    /// Takes a process that was found elsewhere; `None` when it is known.
+    pub fn accept(&mut self, process: Box<EtcdProcess>) -> Option<Change> {
+        let known = self.verdicts.insert(process.id.pid, Verdict::Etcd(process.id));
+        (known != Some(Verdict::Etcd(process.id))).then_some(Change::Appeared(process))
+    }
+
+    /// A process is said to have ended.
+    pub fn ended(&mut self, pid: u32) -> Option<Change> {
+        match self.verdicts.get(&pid)? {
+            Verdict::Etcd(id) => {
+                let gone = Change::Gone(*id);
+                self.verdicts.remove(&pid);
+                Some(gone)
+            }
+            _ => None,
+        }
+    }
+
     fn remove_gone(&mut self, pids: &[u32]) -> Vec<Change> {
         let mut gone = Vec::new();
-        let proc = &self.proc;
+        let proc = &self.sighter.proc;
         self.verdicts.retain(|pid, verdict| {
             let started = match verdict {
                 Verdict::Kernel | Verdict::Other => return pids.binary_search(pid).is_ok(),
@@ -154,27 +177,65 @@ impl Discovery {
     }
 
     fn judge(&mut self, pid: u32) -> Option<Change> {
-        let stat = self.proc.stat(pid)?;
-        if stat.is_dead() {
-            return None;
+        let verdict = match self.sighter.look(pid) {
+            Sight::Nothing => return None,
+            Sight::Kernel => Verdict::Kernel,
+            Sight::Other => Verdict::Other,
+            Sight::Foreign(start_ticks) => Verdict::Foreign(start_ticks),
+            Sight::Etcd(process) => return self.accept(process),
+        };
+        self.verdicts.insert(pid, verdict);
+        None
+    }
+}
+
+/// What a process is found to be.
+#[derive(Debug)]
+enum Sight {
+    /// Gone, ending, or in the middle of exec: look again on the next scan.
+    Nothing,
+    Kernel,
+    Other,
+    Foreign(u64),
+    Etcd(Box<EtcdProcess>),
+}
+
+/// Tells etcd processes from others, one at a time.
+#[derive(Debug, Clone)]
+pub struct Sighter {
+    proc: ProcFs,
+    boot_id: [u8; 16],
+    only: Vec<PathBuf>,
+}
+
+impl Sighter {
+    /// Over the tree `proc`; `only` limits it to data directories below these prefixes, empty = all.
+    ///
+    /// # Errors
+    /// When the boot id can't be read.
+    pub fn new(proc: ProcFs, only: Vec<PathBuf>) -> std::io::Result<Self> {
+        let boot_id = proc.boot_id()?;
+        Ok(Self { proc, boot_id, only })
+    }
+
+    /// The process, if it is an etcd to be watched.
+    pub fn sight(&self, pid: u32) -> Option<EtcdProcess> {
+        match self.look(pid) {
+            Sight::Etcd(process) => Some(*process),
+            _ => None,
         }
+    }
+
+    fn look(&self, pid: u32) -> Sight {
+        let Some(stat) = self.proc.stat(pid).filter(|stat| !stat.is_dead()) else { return Sight::Nothing };
         if !self.is_etcd(pid, &stat) {
-            let verdict = if stat.is_kernel_thread() { Verdict::Kernel } else { Verdict::Other };
-            self.verdicts.insert(pid, verdict);
-            return None;
+            return if stat.is_kernel_thread() { Sight::Kernel } else { Sight::Other };
         }
         let id = ProcessId { boot_id: self.boot_id, pid, start_ticks: stat.start_ticks };
-        let process = describe(&self.proc, id);
-        // A process in the middle of exec shows an empty command line: look again on the next scan.
-        let process = process?;
+        let Some(process) = describe(&self.proc, id) else { return Sight::Nothing };
         let watched =
             self.only.is_empty() || self.only.iter().any(|prefix| process.data_dir.starts_with(prefix));
-        if !watched {
-            self.verdicts.insert(pid, Verdict::Foreign(stat.start_ticks));
-            return None;
-        }
-        self.verdicts.insert(pid, Verdict::Etcd(id));
-        Some(Change::Appeared(Box::new(process)))
+        if watched { Sight::Etcd(Box::new(process)) } else { Sight::Foreign(stat.start_ticks) }
     }
 
     fn is_etcd(&self, pid: u32, stat: &Stat) -> bool {

@@ -19,6 +19,7 @@ use crate::clock::{Reading, SECOND_NS};
 use crate::discover::{EtcdProcess, MemberIdentity, ProcessId};
 use crate::encode::{Account, Builder, Roster, Sampling, wire_process};
 use crate::fact::{Blind, Event, Fact, Lost};
+use crate::logs::Home;
 use crate::probe::Dumps;
 use crate::probe::flight::Trigger;
 use crate::send::live::Outlet;
@@ -94,6 +95,8 @@ pub enum Note {
         /// The members.
         peers: Vec<v1::PeerMember>,
     },
+    /// Why the member at home there does not start; `None` once it serves.
+    Boot(Home, Option<v1::BootFailure>),
     /// A capability is degraded.
     Degraded(v1::Degradation),
     /// A capability is whole again.
@@ -137,6 +140,8 @@ pub struct Hub {
     /// Processes of the checkpoint that are no more, to be taken off it by the next batch.
     ended: Vec<ProcessId>,
     degraded: BTreeMap<String, v1::Degradation>,
+    /// By the member that does not start; the logs' thread bounds it.
+    boot_failures: BTreeMap<Home, v1::BootFailure>,
     builder: Builder,
     sequence: u64,
     live_number: u64,
@@ -163,6 +168,7 @@ impl Hub {
             gone_ns: BTreeMap::new(),
             ended: Vec::new(),
             degraded: BTreeMap::new(),
+            boot_failures: BTreeMap::new(),
             sequence: 0,
             live_number: 0,
             last_base: None,
@@ -229,6 +235,8 @@ impl Hub {
                     member.met(peers);
                 }
             }
+            Note::Boot(home, Some(failure)) => drop(self.boot_failures.insert(home, failure)),
+            Note::Boot(home, None) => drop(self.boot_failures.remove(&home)),
             Note::Degraded(degradation) => self.degrade(degradation, now),
             Note::Restored(capability) => self.restore(capability, now),
         }
@@ -424,10 +432,15 @@ impl Hub {
             number: self.live_number,
             sent_mono_ns: now.mono_ns,
             wall_minus_mono_ns: now.wall_minus_mono_ns(),
-            members: self.members.values().map(MemberState::live).collect(),
+            members: self.members.values().map(|member| self.live_member(member)).collect(),
             degraded: self.degraded.values().cloned().collect(),
             late: false,
         }
+    }
+
+    fn live_member(&self, member: &MemberState) -> v1::LiveMember {
+        let failure = self.boot_failures.get(&Home::of(&member.process));
+        v1::LiveMember { boot_failure: failure.cloned(), ..member.live() }
     }
 
     fn release_all(&mut self, now: Reading) {

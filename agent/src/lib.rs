@@ -49,11 +49,13 @@ use collect::member::{MetricsCollector, StatusCollector};
 use config::{Config, TokenSource};
 use connect::tls::Trust;
 use connect::{Connector, Credentials};
+use discover::exec::{self, ProcessEvent, Watched};
 use discover::{Change, Discovery, EtcdProcess, ProcFs, ProcessId, SCAN_PERIOD, wal};
 use ebpf::ProbeConfig;
 use enrol::Enrolment;
 use hub::{Hub, NOTES_LIMIT, Note, Parts};
 use logs::LogsHandle;
+use logs::verdict::Exit;
 use probe::{Dumps, ProbeHandle, ProbeSettings, Tuning};
 use send::batches::BatchSender;
 use send::live::LiveSender;
@@ -272,6 +274,7 @@ impl Agent {
             probes: self.probes.clone(),
             collecting: HashMap::new(),
             logs: self.logs,
+            watched: Watched::default(),
             unnamed: Vec::new(),
         };
         watch.run(self.discovery, &stop).await;
@@ -411,6 +414,17 @@ fn probe_settings(config: &Config) -> ProbeSettings {
     }
 }
 
+/// What the kernel tells next; nothing, for ever, when it does not.
+async fn next_event(events: &mut Option<mpsc::Receiver<ProcessEvent>>) -> ProcessEvent {
+    if let Some(told) = events {
+        if let Some(event) = told.recv().await {
+            return event;
+        }
+        *events = None;
+    }
+    std::future::pending().await
+}
+
 /// Follows discovery: starts and ends what belongs to each etcd process.
 struct Watch {
     config: Config,
@@ -418,6 +432,8 @@ struct Watch {
     notes: mpsc::Sender<Note>,
     probes: ProbeHandle,
     logs: LogsHandle,
+    /// Processes whose end the kernel is to tell.
+    watched: Watched,
     collectors: Collectors,
     /// What ends the collectors of a process.
     collecting: HashMap<ProcessId, CancellationToken>,
@@ -430,15 +446,32 @@ impl Watch {
         self.collectors.start_node(stop);
         let mut scans = tokio::time::interval(SCAN_PERIOD);
         scans.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let logs = self.logs.clone();
+        // First of all: where its log is can be seen only while it lives.
+        let began = move |process: &EtcdProcess| logs.appeared(process);
+        let mut events = exec::listen(discovery.sighter(), self.watched.clone(), began)
+            .inspect_err(|error| tracing::info!(%error, "not told of new processes: /proc is scanned only"))
+            .ok();
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
+                told = next_event(&mut events) => {
+                    let (change, exit) = match told {
+                        ProcessEvent::Began(process) => (discovery.accept(process), None),
+                        ProcessEvent::Ended(pid, status) => (discovery.ended(pid), Some(Exit::of_status(status))),
+                    };
+                    if let Some(change) = change {
+                        self.follow(change, exit, stop).await;
+                    }
+                    continue;
+                }
                 _ = scans.tick() => {}
             }
             match discovery.scan() {
                 Ok(changes) => {
                     for change in changes {
-                        self.follow(change, stop).await;
+                        self.follow(change, None, stop).await;
                     }
                 }
                 Err(error) => tracing::warn!(%error, "scan of /proc failed"),
@@ -450,9 +483,12 @@ impl Watch {
         }
     }
 
-    async fn follow(&mut self, change: Change, stop: &CancellationToken) {
+    /// `exit` is how a process that is gone ended, where the kernel told.
+    async fn follow(&mut self, change: Change, exit: Option<Exit>, stop: &CancellationToken) {
         match change {
             Change::Appeared(process) => {
+                self.logs.appeared(&process);
+                self.watched.add(process.id.pid);
                 let identity = wal::read_identity(&process.wal_dir_here).ok().flatten();
                 if identity.is_none() {
                     self.unnamed.push((*process).clone());
@@ -464,7 +500,6 @@ impl Watch {
                     self.tell(Note::Facts(vec![fact::Fact::Event(event)])).await;
                 }
                 self.probes.add((*process).clone());
-                self.logs.appeared(&process);
                 self.collect(&process, &token);
             }
             Change::Gone(process) => {
@@ -472,7 +507,8 @@ impl Watch {
                     token.cancel();
                 }
                 self.unnamed.retain(|unnamed| unnamed.id != process);
-                self.logs.gone(process);
+                self.logs.gone(process, exit);
+                self.watched.remove(process.pid);
                 // Its last counts come first.
                 self.probes.remove(process).await;
                 self.tell(Note::Gone(process)).await;

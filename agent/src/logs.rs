@@ -2,16 +2,17 @@
 //!
 //! ```text
 //! find → tail | container frames | journald → line → event → facts
-//!                                                └→ boot → verdict
+//!                                                └→ boot, exit, outside → verdict → incident
 //! ```
 //!
 //! A thread of its own reads: files block, and a slow disk must not hold up the runtime. It is told of processes that came and
-//! went, and looks five times a second. Nothing of the log itself leaves the node: only what [`event`] takes from it. What
-//! it can't keep up with is counted in the stream `log` of the ledger, where produced equals dropped: lines that were
-//! read are counted in `etcdmon_etcd_log_messages_total` and have no rows.
+//! went, and looks five times a second. Nothing of the log itself leaves the node: only what [`event`] takes from it, and
+//! the one line that a verdict rests on. What it can't keep up with is counted in the stream `log` of the ledger, where
+//! produced equals dropped: lines that were read are counted in `etcdmon_etcd_log_messages_total` and have no rows.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
@@ -28,13 +29,20 @@ pub mod event;
 pub mod find;
 pub mod follow;
 pub mod frame;
+pub mod incident;
 pub mod limit;
 pub mod line;
+mod member;
+pub mod outside;
 pub mod tail;
 pub mod time;
+pub mod verdict;
+mod wal;
 
 use find::{Missing, Places, Source};
-use follow::Follow;
+use incident::Incidents;
+use member::Member;
+use verdict::Exit;
 
 /// Pause between two looks.
 const POLL_PERIOD: Duration = Duration::from_millis(200);
@@ -46,35 +54,67 @@ const TOLD_LIMIT: usize = 256;
 /// A process that is gone is still followed so long: the next one of its member writes to the same place.
 const LINGER_NS: i64 = 600 * SECOND_NS;
 
-/// Name of the capability.
-const CAPABILITY: &str = "log";
+/// Members followed; beyond it the one that is gone longest is given up.
+const MEMBERS_LIMIT: usize = 64;
+
+/// Names of the capabilities.
+const LOG: &str = "log";
+const BOOT: &str = "etcd.boot";
+
+/// What stays the same over restarts of a member.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Home {
+    /// Data directory as etcd sees it.
+    pub data_dir: PathBuf,
+    /// Its pod; empty outside of one.
+    pub pod_uid: String,
+}
+
+impl Home {
+    /// Of a process.
+    pub fn of(process: &EtcdProcess) -> Self {
+        Self { data_dir: process.data_dir.clone(), pod_uid: process.placement.pod_uid.clone() }
+    }
+}
 
 #[derive(Debug)]
 enum Told {
-    Appeared(Box<EtcdProcess>),
-    Gone(ProcessId),
+    Appeared(Box<Found>),
+    Gone(ProcessId, Option<Exit>),
 }
 
-/// The thread's other end; dropping it ends the thread.
+/// What is seen of a process while it lives.
 #[derive(Debug)]
+struct Found {
+    process: EtcdProcess,
+    user: u32,
+    sources: Result<Vec<Source>, Missing>,
+}
+
+/// The thread's other end; dropping all of them ends the thread.
+#[derive(Debug, Clone)]
 pub struct LogsHandle {
+    proc: ProcFs,
+    places: Places,
     told: SyncSender<Told>,
 }
 
 impl LogsHandle {
-    /// A process to follow.
+    /// A process to follow; once is enough.
     pub fn appeared(&self, process: &EtcdProcess) {
-        self.tell(Told::Appeared(Box::new(process.clone())));
+        let sources = find::find(&self.proc, process, &self.places);
+        let user = self.proc.user(process.id.pid).unwrap_or(0);
+        self.tell(Told::Appeared(Box::new(Found { process: process.clone(), user, sources })));
     }
 
-    /// A process has ended.
-    pub fn gone(&self, process: ProcessId) {
-        self.tell(Told::Gone(process));
+    /// A process has ended, as `exit` says where somebody saw it.
+    pub fn gone(&self, process: ProcessId, exit: Option<Exit>) {
+        self.tell(Told::Gone(process, exit));
     }
 
     fn tell(&self, told: Told) {
-        if let Err(TrySendError::Full(told)) = self.told.try_send(told) {
-            tracing::warn!(?told, "too many etcd processes at once: not followed in the log");
+        if let Err(TrySendError::Full(_)) = self.told.try_send(told) {
+            tracing::warn!("too many etcd processes at once: one is not followed in its log");
         }
     }
 }
@@ -86,125 +126,135 @@ impl LogsHandle {
 pub fn start(proc: ProcFs, places: Places, notes: mpsc::Sender<Note>) -> io::Result<LogsHandle> {
     let (told, inbox) = sync_channel(TOLD_LIMIT);
     let logs = Logs {
-        proc,
-        places,
+        proc: proc.clone(),
         notes,
         began_ns: Reading::now().wall_ns,
         members: Vec::new(),
         missing: BTreeMap::new(),
+        incidents: Incidents::default(),
     };
     std::thread::Builder::new().name("logs".to_owned()).spawn(move || logs.run(&inbox))?;
-    Ok(LogsHandle { told })
-}
-
-/// What stays the same over restarts of a member.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Home {
-    data_dir: std::path::PathBuf,
-    pod_uid: String,
-}
-
-impl Home {
-    fn of(process: &EtcdProcess) -> Self {
-        Self { data_dir: process.data_dir.clone(), pod_uid: process.placement.pod_uid.clone() }
-    }
-}
-
-/// A member's log.
-#[derive(Debug)]
-struct Member {
-    home: Home,
-    sources: Vec<Source>,
-    follow: Follow,
-    gone_ns: Option<i64>,
+    Ok(LogsHandle { proc, places, told })
 }
 
 /// The thread.
 #[derive(Debug)]
 struct Logs {
     proc: ProcFs,
-    places: Places,
     notes: mpsc::Sender<Note>,
     /// When this agent began: processes that began later are new.
     began_ns: i64,
     members: Vec<Member>,
     missing: BTreeMap<ProcessId, Missing>,
+    incidents: Incidents,
 }
 
 impl Logs {
     fn run(mut self, inbox: &Receiver<Told>) {
         loop {
-            match inbox.recv_timeout(POLL_PERIOD) {
-                Ok(Told::Appeared(process)) => self.appeared(&process, Reading::now()),
-                Ok(Told::Gone(process)) => self.gone(process, Reading::now()),
-                Err(RecvTimeoutError::Timeout) => {}
+            let notes = match inbox.recv_timeout(POLL_PERIOD) {
+                Ok(Told::Appeared(found)) => self.appeared(*found, Reading::now()),
+                Ok(Told::Gone(process, exit)) => self.gone(process, exit, Reading::now()),
+                Err(RecvTimeoutError::Timeout) => self.poll(Reading::now()),
                 Err(RecvTimeoutError::Disconnected) => return,
-            }
-            if !self.poll(Reading::now()) {
-                return;
+            };
+            for note in notes {
+                if self.notes.blocking_send(note).is_err() {
+                    return;
+                }
             }
         }
     }
 
-    fn appeared(&mut self, process: &EtcdProcess, now: Reading) {
-        let sources = match find::find(&self.proc, process, &self.places) {
+    fn appeared(&mut self, found: Found, now: Reading) -> Vec<Note> {
+        if self.members.iter().any(|member| member.follow.process() == found.process.id) {
+            return Vec::new();
+        }
+        // What the one before wrote last is its own.
+        let mut notes = self.poll(now);
+        let id = found.process.id;
+        let sources = match found.sources {
             Ok(sources) => {
                 let places: Vec<String> = sources.iter().map(Source::describe).collect();
-                tracing::info!(pid = process.id.pid, sources = places.join(", "), "reading etcd's log");
+                tracing::info!(pid = id.pid, sources = places.join(", "), "reading etcd's log");
                 sources
             }
             Err(missing) => {
-                self.missing.insert(process.id, missing);
-                self.tell_missing();
+                self.missing.insert(id, missing);
+                notes.push(self.tell_missing());
                 Vec::new()
             }
         };
-        let started_ns = process_start_wall_ns(process.id.start_ticks);
-        let home = Home::of(process);
-        let known = self.members.iter_mut().find(|member| member.home == home && member.gone_ns.is_some());
-        match known {
-            Some(member) if member.sources == sources => {
-                member.gone_ns = None;
-                member.follow.restarted(process.id, started_ns);
+        let started_ns = process_start_wall_ns(id.start_ticks);
+        let home = Home::of(&found.process);
+        let known = self.members.iter().position(|member| member.home == home && member.is_gone());
+        let before = known.map(|at| self.members.remove(at));
+        let member = match before {
+            Some(mut member) => {
+                notes.extend(member.conclude(&self.proc, &mut self.incidents, now));
+                member.restarted(found.process, found.user, sources, started_ns);
+                member
             }
-            _ => {
-                self.members.retain(|member| member.home != home || member.gone_ns.is_none());
-                let fresh = started_ns >= self.began_ns;
-                let follow = Follow::new(process.id, started_ns, fresh, sources.clone());
-                self.members.push(Member { home, sources, follow, gone_ns: None });
-            }
+            None => Member::new(found.process, found.user, sources, started_ns, started_ns >= self.began_ns),
+        };
+        if self.members.len() >= MEMBERS_LIMIT
+            && let Some(at) = self.members.iter().position(Member::is_gone)
+        {
+            self.members.remove(at);
         }
-        self.poll(now);
+        self.members.push(member);
+        notes
     }
 
-    fn gone(&mut self, process: ProcessId, now: Reading) {
+    fn gone(&mut self, process: ProcessId, exit: Option<Exit>, now: Reading) -> Vec<Note> {
         if let Some(member) = self.members.iter_mut().find(|member| member.follow.process() == process) {
-            member.gone_ns = Some(now.wall_ns);
+            member.ended(exit, now);
         }
-        if self.missing.remove(&process).is_some() {
-            self.tell_missing();
-        }
+        if self.missing.remove(&process).is_some() { vec![self.tell_missing()] } else { Vec::new() }
     }
 
-    fn tell_missing(&self) {
-        let note = match self.missing.values().next() {
-            None => Note::Restored(CAPABILITY),
+    fn tell_missing(&self) -> Note {
+        match self.missing.values().next() {
+            None => Note::Restored(LOG),
             Some(first) => Note::Degraded(v1::Degradation {
-                capability: CAPABILITY.to_owned(),
+                capability: LOG.to_owned(),
                 reason: first.reason.clone(),
                 remedy: first.remedy.clone(),
             }),
-        };
-        let _hub_ended = self.notes.blocking_send(note);
+        }
     }
 
-    /// False when nobody listens any more.
-    fn poll(&mut self, now: Reading) -> bool {
+    fn poll(&mut self, now: Reading) -> Vec<Note> {
         let mut facts: Vec<Fact> = Vec::new();
+        let mut notes = Vec::new();
         for member in &mut self.members {
             member.follow.poll(now, &mut facts);
+            notes.extend(member.consider(&self.proc, &mut self.incidents, now));
         }
-        self.members.retain(|member| member.gone_ns.is_none_or(|gone_ns| now.wall_ns - gone_ns < LINGER_NS));
-        facts.is_empty() || self.notes.blocking_send(Note::Facts(facts)).is_ok()
+        self.members.retain(|member| !member.is_gone_since(now.wall_ns - LINGER_NS));
+        if !facts.is_empty() {
+            notes.insert(0, Note::Facts(facts));
+        }
+        if notes.iter().any(|note| matches!(note, Note::Boot(..))) {
+            notes.push(self.tell_incidents());
+        }
+        notes
+    }
+
+    /// The agent's own list says so too: a member that never joined has no cluster to be shown in.
+    fn tell_incidents(&self) -> Note {
+        match self.incidents.any() {
+            None => Note::Restored(BOOT),
+            Some((home, incident)) => Note::Degraded(v1::Degradation {
+                capability: BOOT.to_owned(),
+                reason: format!(
+                    "etcd of {} does not serve: {}: {}",
+                    home.data_dir.display(),
+                    incident.verdict.cause,
+                    incident.verdict.detail
+                ),
+                remedy: incident.verdict.next_step.to_owned(),
+            }),
+        }
     }
 }

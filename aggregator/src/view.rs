@@ -165,6 +165,41 @@ pub struct MemberView {
     pub client_urls: Vec<String>,
     /// Its data directory; empty while unknown.
     pub data_dir: String,
+    /// Why it does not start or serve; null while it does, or nobody knows.
+    pub boot_failure: Option<BootFailureView>,
+}
+
+/// Why an etcd does not start or serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BootFailureView {
+    /// Stable name, such as `wal_crc_mismatch`, `certificate_expired`, `port_taken`.
+    pub cause: String,
+    /// In a sentence.
+    pub detail: String,
+    /// The line of the log that says so, or what was seen.
+    pub evidence: String,
+    /// What a person should do.
+    pub next_step: String,
+    /// Failed starts of this cause in a row.
+    pub failures: u32,
+    /// The first of them.
+    pub first_at: DateTime<Utc>,
+    /// The last of them.
+    pub last_at: DateTime<Utc>,
+}
+
+impl From<etcdmon_proto::v1::BootFailure> for BootFailureView {
+    fn from(failure: etcdmon_proto::v1::BootFailure) -> Self {
+        Self {
+            cause: failure.cause,
+            detail: failure.detail,
+            evidence: failure.evidence,
+            next_step: failure.next_step,
+            failures: failure.failures,
+            first_at: DateTime::from_timestamp_nanos(failure.first_wall_ns),
+            last_at: DateTime::from_timestamp_nanos(failure.last_wall_ns),
+        }
+    }
 }
 
 /// A node agent.
@@ -363,6 +398,7 @@ impl Maker<'_> {
             peer_urls: member.peer_urls.clone(),
             client_urls: member.client_urls.clone(),
             data_dir: identity.data_dir,
+            boot_failure: live.boot_failure.map(BootFailureView::from),
         }
     }
 

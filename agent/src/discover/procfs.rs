@@ -103,6 +103,19 @@ impl ProcFs {
         Ok(bytes)
     }
 
+    /// A file of the tree that belongs to no process, such as `locks`.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn read_root(&self, file: &str) -> io::Result<String> {
+        fs::read_to_string(self.root.join(file))
+    }
+
+    /// The user that the process runs as; `None` when it is gone.
+    pub fn user(&self, pid: u32) -> Option<u32> {
+        fs::metadata(self.root.join(pid.to_string())).ok().map(|metadata| metadata.uid())
+    }
+
     /// Target of one of the process's links (`exe`, `cwd`, `ns/net`).
     pub fn link(&self, pid: u32, name: &str) -> Option<PathBuf> {
         fs::read_link(self.path(pid, name)).ok()

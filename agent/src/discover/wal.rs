@@ -17,7 +17,7 @@ const HEAD_BYTES: usize = 512;
 const KIND_METADATA: i64 = 1;
 
 /// `walpb.Record.type` of a checksum.
-const KIND_CHECKSUM: i64 = 4;
+pub(crate) const KIND_CHECKSUM: i64 = 4;
 
 /// etcd's own identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,14 +28,18 @@ pub struct MemberIdentity {
     pub member_id: u64,
 }
 
+/// `walpb.Record`.
 #[derive(Clone, PartialEq, Message)]
-struct Record {
+pub(crate) struct Record {
+    /// What it is.
     #[prost(int64, tag = "1")]
-    kind: i64,
+    pub(crate) kind: i64,
+    /// Rolling CRC32C over the data of all records so far.
     #[prost(uint32, tag = "2")]
-    crc: u32,
+    pub(crate) crc: u32,
+    /// Its content.
     #[prost(bytes = "vec", tag = "3")]
-    data: Vec<u8>,
+    pub(crate) data: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]

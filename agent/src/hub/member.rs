@@ -299,6 +299,7 @@ impl MemberState {
             errors: status.errors.clone(),
             peers: self.peers.clone(),
             reach: v1::Reach::Unspecified.into(),
+            boot_failure: None,
         }
     }
 }

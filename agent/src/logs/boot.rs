@@ -12,6 +12,11 @@ const KEPT: usize = 40;
 /// Longest text kept of a line.
 const TEXT_LIMIT: usize = 600;
 
+/// Messages of an etcd that serves clients, in 3.5 and later and in 3.4. "ready to serve client requests" is not one of them:
+/// it comes before the certificates are read.
+const SERVING: [&str; 3] =
+    ["serving client traffic", "serving client requests on", "serving insecure client requests on"];
+
 /// A line that may tell why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootLine {
@@ -47,9 +52,7 @@ impl Boot {
     /// Notes an entry.
     pub fn entry(&mut self, entry: &Entry) {
         let message = entry.message.as_str();
-        if message.starts_with("ready to serve client requests")
-            || message.starts_with("serving client traffic")
-        {
+        if SERVING.iter().any(|begin| message.starts_with(begin)) {
             self.ready = true;
             self.lines.clear();
             return;

@@ -161,6 +161,7 @@ fn compact(live: &v1::Live) -> v1::Live {
             version: String::new(),
             errors: Vec::new(),
             peers: Vec::new(),
+            boot_failure: None,
             ..member.clone()
         }
     });

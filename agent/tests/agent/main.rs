@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
 mod adverse;
+mod boot;
 mod flight;
 mod links;
 mod logs;

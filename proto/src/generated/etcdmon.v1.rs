@@ -270,6 +270,33 @@ pub struct LiveMember {
     /// How far the member could be seen when no agent on its node reports it.
     #[prost(enumeration = "Reach", tag = "30")]
     pub reach: i32,
+    /// Why it does not start, or keeps others waiting; absent while it serves.
+    #[prost(message, optional, tag = "40")]
+    pub boot_failure: ::core::option::Option<BootFailure>,
+}
+/// Why an etcd does not serve, from its log, its end and what is seen from outside.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BootFailure {
+    /// Stable name, such as `wal_crc_mismatch`, `certificate_expired`, `port_taken`.
+    #[prost(string, tag = "1")]
+    pub cause: ::prost::alloc::string::String,
+    /// In a sentence.
+    #[prost(string, tag = "2")]
+    pub detail: ::prost::alloc::string::String,
+    /// The line of the log that says so, or what was seen; without secrets.
+    #[prost(string, tag = "3")]
+    pub evidence: ::prost::alloc::string::String,
+    /// What a person should do.
+    #[prost(string, tag = "4")]
+    pub next_step: ::prost::alloc::string::String,
+    /// Failed starts of this cause in a row.
+    #[prost(uint32, tag = "5")]
+    pub failures: u32,
+    /// Unix time of the first and the last of them.
+    #[prost(int64, tag = "6")]
+    pub first_wall_ns: i64,
+    #[prost(int64, tag = "7")]
+    pub last_wall_ns: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LiveSyncs {
@@ -1008,7 +1035,7 @@ pub struct Ledger {
     /// Wall-aligned minute, in whole minutes since the Unix epoch.
     #[prost(sint64, repeated, tag = "1")]
     pub minute_delta: ::prost::alloc::vec::Vec<i64>,
-    /// Stable name of the stream: `sync`, `sync_row`, `write`, `metric`, `event`.
+    /// Stable name of the stream: `sync`, `sync_row`, `write`, `metric`, `event`, `log`.
     #[prost(string, repeated, tag = "2")]
     pub stream: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(enumeration = "LedgerKind", repeated, tag = "3")]

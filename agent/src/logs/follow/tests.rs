@@ -51,7 +51,7 @@ fn samples(facts: &[Fact], label: &str) -> Option<f64> {
 fn a_running_etcd_is_followed_from_now_and_its_boot_is_known() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
-    append(&path, &line(1, "info", "\"msg\":\"ready to serve client requests\""));
+    append(&path, &line(1, "info", "\"msg\":\"serving client traffic securely\""));
     let mut follow = Follow::new(ID, NOON_NS, false, vec![Source::File(path.clone())]);
     assert_eq!(kinds(&poll(&mut follow, at(5))), [""; 0]);
     assert!(follow.boot.ready);
