@@ -1,8 +1,8 @@
 //! etcd's own log, found and read: typed events, counts by level, and why an etcd does not start.
 //!
 //! ```text
-//! find → tail | container frames | journald → line → event → facts
-//!                                                └→ boot, exit, outside → verdict → incident
+//! find → tail → container frames → line → event → facts
+//!                                        └→ boot, exit, outside → verdict → incident
 //! ```
 //!
 //! A thread of its own reads: files block, and a slow disk must not hold up the runtime. It is told of processes that came and

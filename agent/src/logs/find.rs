@@ -2,7 +2,7 @@
 //!
 //! etcd's own settings come first: a file that `--log-outputs` names. Else its standard error and output tell by what they are: a
 //! regular file; journald's socket, proved by `JOURNAL_STREAM`; or a pipe to a container runtime, which writes
-//! `/var/log/pods/<namespace>_<pod>_<uid>/<container>/<restart>.log`.
+//! `/var/log/pods/<namespace>_<pod>_<uid>/<container>/<restart>.log`. journald is told apart, but not read: that is said.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,17 +16,11 @@ pub struct Places {
     pub pods: PathBuf,
     /// Docker's containers, a directory each.
     pub docker: PathBuf,
-    /// Directories of journals.
-    pub journals: Vec<PathBuf>,
 }
 
 impl Default for Places {
     fn default() -> Self {
-        Self {
-            pods: "/var/log/pods".into(),
-            docker: "/var/lib/docker/containers".into(),
-            journals: vec!["/var/log/journal".into(), "/run/log/journal".into()],
-        }
+        Self { pods: "/var/log/pods".into(), docker: "/var/lib/docker/containers".into() }
     }
 }
 
@@ -39,11 +33,6 @@ pub enum Source {
     Container(PathBuf),
     /// One file of a container runtime.
     ContainerFile(PathBuf),
-    /// journald, entries of this unit.
-    Journal {
-        /// Such as `etcd.service`.
-        unit: String,
-    },
 }
 
 impl Source {
@@ -52,7 +41,6 @@ impl Source {
         match self {
             Self::File(path) | Self::ContainerFile(path) => path.display().to_string(),
             Self::Container(directory) => format!("{}/<n>.log", directory.display()),
-            Self::Journal { unit } => format!("journal of {unit}"),
         }
     }
 }
@@ -81,7 +69,7 @@ pub fn find(proc: &ProcFs, process: &EtcdProcess, places: &Places) -> Result<Vec
         let source = match output.as_str() {
             "default" | "stderr" => stream(proc, process, 2, places),
             "stdout" => stream(proc, process, 1, places),
-            "systemd/journal" => Ok(Source::Journal { unit: unit(&process.placement.cgroup) }),
+            "systemd/journal" => Err(journald(&process.placement.cgroup)),
             file => named(file),
         };
         match source {
@@ -93,10 +81,9 @@ pub fn find(proc: &ProcFs, process: &EtcdProcess, places: &Places) -> Result<Vec
     if found.is_empty() {
         return Err(Missing {
             reason: format!("log of etcd (pid {}) can't be read: {}", process.id.pid, reasons.join("; ")),
-            remedy:
-                "let etcd log to a file (--log-outputs=stderr,/var/log/etcd.log), or run it under systemd or \
+            remedy: "let etcd log to a file (--log-outputs=stderr,/var/log/etcd.log), or run it under \
                      Kubernetes, and give the agent /var/log"
-                    .to_owned(),
+                .to_owned(),
         });
     }
     Ok(found)
@@ -118,7 +105,7 @@ fn stream(proc: &ProcFs, process: &EtcdProcess, fd: u32, places: &Places) -> Res
         .ok_or_else(|| format!("{name} is closed, or /proc/{pid}/fd is not readable"))?;
     let target = link.to_string_lossy().into_owned();
     if target.starts_with("socket:") {
-        return journal(proc, process, fd, &target);
+        return Err(journal(proc, process, fd, &target));
     }
     if target.starts_with("pipe:") {
         return container(process, places).ok_or_else(|| {
@@ -137,7 +124,7 @@ fn stream(proc: &ProcFs, process: &EtcdProcess, fd: u32, places: &Places) -> Res
 }
 
 /// journald marks the streams that it made by device and inode.
-fn journal(proc: &ProcFs, process: &EtcdProcess, fd: u32, target: &str) -> Result<Source, String> {
+fn journal(proc: &ProcFs, process: &EtcdProcess, fd: u32, target: &str) -> String {
     let pid = process.id.pid;
     let environment = proc.read(pid, "environ").unwrap_or_default();
     let marked = environment
@@ -148,9 +135,15 @@ fn journal(proc: &ProcFs, process: &EtcdProcess, fd: u32, target: &str) -> Resul
     let is_journal =
         marked.as_deref().and_then(|marked| marked.split_once(':')).map(|(_, ino)| ino) == Some(inode);
     if is_journal {
-        return Ok(Source::Journal { unit: unit(&process.placement.cgroup) });
+        journald(&process.placement.cgroup)
+    } else {
+        format!("descriptor {fd} is a socket that is not journald's")
     }
-    Err(format!("descriptor {fd} is a socket that is not journald's"))
+}
+
+/// Why a log in journald is not read.
+fn journald(cgroup: &str) -> String {
+    format!("it goes to journald (unit {}), which the agent does not read", unit(cgroup))
 }
 
 /// The unit a cgroup belongs to: the last component that is a service or scope.

@@ -25,7 +25,7 @@ const POLL_LINES: u32 = 200;
 /// How often counts become samples.
 const SAMPLE_NS: i64 = 5 * SECOND_NS;
 
-/// Lines handed over by journald, or read from a file.
+/// A file that is read.
 #[derive(Debug)]
 struct Input {
     source: Source,
@@ -78,7 +78,7 @@ pub struct Follow {
 }
 
 impl Follow {
-    /// The files among `sources`; journald's lines come by [`Self::line`].
+    /// Follows these from near their ends.
     pub fn new(id: ProcessId, started_ns: i64, fresh: bool, sources: Vec<Source>) -> Self {
         let input = |source: Source| {
             let (path, framed) = match &source {
@@ -87,15 +87,14 @@ impl Follow {
                 Source::Container(directory) => {
                     (newest_log(directory).unwrap_or_else(|| PathBuf::from("/none")), true)
                 }
-                Source::Journal { .. } => return None,
             };
-            Some(Input { source, tail: Tail::new(path), unframer: framed.then(Unframer::default) })
+            Input { source, tail: Tail::new(path), unframer: framed.then(Unframer::default) }
         };
         Self {
             id,
             started_ns,
             fresh,
-            inputs: sources.into_iter().filter_map(input).collect(),
+            inputs: sources.into_iter().map(input).collect(),
             counts: Counts::default(),
             losses: Losses::default(),
             limiter: Limiter::default(),
@@ -136,17 +135,6 @@ impl Follow {
             self.inputs.push(input);
         }
         self.account(now, facts);
-    }
-
-    /// Takes a line from elsewhere.
-    pub fn line(&mut self, line: &[u8], now: Reading, facts: &mut Vec<Fact>) {
-        let mut lines = 1;
-        self.take(line, false, now, &mut lines, facts);
-    }
-
-    /// Takes an entry that came parsed.
-    pub fn entry(&mut self, entry: &Entry, now: Reading, facts: &mut Vec<Fact>) {
-        self.note(entry, now, facts);
     }
 
     fn read(

@@ -106,7 +106,9 @@ impl Member {
 
     /// What its end means, once.
     pub fn conclude(&mut self, proc: &ProcFs, incidents: &mut Incidents, now: Reading) -> Vec<Note> {
-        let served = self.serves(now);
+        let lived = self.gone.as_ref().map_or(0, |gone| gone.at_ns - self.started_ns);
+        // Of one that ran for long, what tells that it served may lie in a log that was rotated away.
+        let served = self.serves(now) || lived > INTEREST_NS;
         let Some(gone) = self.gone.as_mut().filter(|gone| !gone.concluded) else { return Vec::new() };
         gone.concluded = true;
         let (exit, at_ns) = (gone.exit, gone.at_ns);
