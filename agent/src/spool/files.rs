@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use std::{fmt, mem};
 
 use super::checkpoint::{Checkpoint, SLOT_BYTES, decode_slots, encode_slot};
@@ -21,6 +22,9 @@ const CHECKPOINT_NAME: &str = "checkpoint";
 
 /// Files that are kept open: the one that is written, the one that is sent from, and their neighbours.
 const OPEN_LIMIT: usize = 4;
+
+/// So many segments, as a power of two, can begin in a second without running ahead of the clock.
+const GENERATIONS_PER_SECOND_BITS: u32 = 20;
 
 /// Room that is left on the filesystem: a share of its size, but no more than [`MOST_LEFT_BYTES`]. A full disk stops etcd.
 const LEFT_SHARE: u64 = 20;
@@ -66,6 +70,10 @@ pub trait Files: fmt::Debug + Send {
     /// # Errors
     /// When the directory can't be listed.
     fn list(&self) -> io::Result<Vec<(FileName, u64)>>;
+
+    /// A generation for the first new segment, higher than those before as far as the clock goes: when all files are gone, nothing else
+    /// tells what was used, and an old copy of one that comes back must not look newer.
+    fn first_generation(&self) -> u64;
 
     /// Fills `buffer` from `offset` on; returns how many bytes there were.
     ///
@@ -158,6 +166,11 @@ impl Files for DiskFiles {
         Ok(files)
     }
 
+    fn first_generation(&self) -> u64 {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        since.as_secs() << GENERATIONS_PER_SECOND_BITS
+    }
+
     fn read(&mut self, file: FileName, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let file = self.file(file)?;
         let mut filled = 0;
@@ -227,7 +240,7 @@ impl Files for DiskFiles {
 fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     let (size, available) = space(file)?;
     if available < bytes + (size / LEFT_SHARE).min(MOST_LEFT_BYTES) {
-        return Err(io::Error::new(ErrorKind::StorageFull, "the filesystem is nearly full"));
+        return Err(io::Error::new(ErrorKind::StorageFull, "no space left but what is kept for etcd"));
     }
     let length = libc::off_t::try_from(bytes).map_err(|_| ErrorKind::InvalidInput)?;
     // SAFETY: the descriptor is open for the duration of the call, which touches no memory of ours.
@@ -262,6 +275,10 @@ impl Files for NoFiles {
         Ok(Vec::new())
     }
 
+    fn first_generation(&self) -> u64 {
+        1
+    }
+
     fn read(&mut self, _file: FileName, _offset: u64, _buffer: &mut [u8]) -> io::Result<usize> {
         Err(ErrorKind::NotFound.into())
     }
@@ -288,6 +305,10 @@ impl Files for NoFiles {
 impl Files for Box<dyn Files> {
     fn list(&self) -> io::Result<Vec<(FileName, u64)>> {
         (**self).list()
+    }
+
+    fn first_generation(&self) -> u64 {
+        (**self).first_generation()
     }
 
     fn read(&mut self, file: FileName, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {

@@ -90,6 +90,7 @@ impl<F: Files> Pool<F> {
     /// Without any segment yet.
     pub fn new(files: F, limits: Limits, keys: Keys) -> Self {
         Self {
+            next_generation: files.first_generation(),
             files,
             keys,
             budget: limits.disk_bytes,
@@ -98,7 +99,6 @@ impl<F: Files> Pool<F> {
             free: BTreeMap::new(),
             blocked: BTreeSet::new(),
             open: None,
-            next_generation: 1,
             idle_since_ns: None,
         }
     }

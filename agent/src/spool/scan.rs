@@ -57,6 +57,9 @@ pub fn slot<F: Files>(files: &mut F, slot: u32, bytes: u64) -> io::Result<Scan> 
     if let Some(head) = head {
         scan.generation = Some(head.generation);
         reader.walk(&mut scan, head.generation, head.data_start(), head.capacity.max(bytes));
+    } else if bytes == 0 {
+        // Made and not yet given room, when a process was killed between the two; or all of it was cut off.
+        scan.damages.push((0, 0, "empty"));
     } else if !reader.is_blank() {
         // Records say themselves which segment they belong to: those of the newest one count.
         let mut newest: Option<(u64, u64)> = None;

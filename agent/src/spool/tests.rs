@@ -306,7 +306,7 @@ fn a_segment_cut_off_anywhere_yields_what_is_whole_and_counts_the_rest() {
         let (whole, rest) = (length.saturating_sub(start) / RECORD, length.saturating_sub(start) % RECORD);
         assert_eq!(take_all(&mut spool).len(), whole.min(3), "cut at {length}");
         assert_eq!(recovery.dropped.len(), usize::from(whole < 3 && rest >= 112), "cut at {length}");
-        assert_eq!(recovery.corruptions.is_empty(), length == 0, "cut at {length}");
+        assert!(!recovery.corruptions.is_empty(), "cut at {length}");
     }
 }
 

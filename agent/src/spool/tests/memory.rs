@@ -24,6 +24,8 @@ pub struct Disk {
     pub fuse: Option<u64>,
     /// The fuse has blown: nothing that the process still does has an effect.
     pub killed: bool,
+    /// Processes that were started: the clock.
+    starts: u64,
     /// Files made, and files deleted.
     pub churn: (u64, u64),
 }
@@ -62,6 +64,12 @@ impl MemoryFiles {
 impl Files for MemoryFiles {
     fn list(&self) -> io::Result<Vec<(FileName, u64)>> {
         Ok(self.disk().files.iter().map(|(name, content)| (*name, content.len() as u64)).collect())
+    }
+
+    fn first_generation(&self) -> u64 {
+        let mut disk = self.disk();
+        disk.starts += 1;
+        disk.starts << 20
     }
 
     fn read(&mut self, file: FileName, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::memory::MemoryFiles;
 use super::*;
 use crate::spool::pool::Spot;
+use crate::spool::segment::Head;
 use crate::spool::version1;
 
 /// Histories in the gate.
@@ -83,6 +84,10 @@ struct Model {
     may_return: BTreeSet<BatchId>,
     /// With the sender, and back in memory: its room had to go and no other was to be had.
     exposed: BTreeSet<BatchId>,
+    /// What a slot held some time ago.
+    snapshot: Vec<u8>,
+    /// Bytes of files that appeared from nowhere.
+    planted: u64,
     /// A file was cut.
     cut: bool,
     /// Files were damaged since the process started.
@@ -137,6 +142,8 @@ impl Model {
             unhindered: true,
             may_return: BTreeSet::new(),
             exposed: BTreeSet::new(),
+            snapshot: Vec::new(),
+            planted: 0,
             cut: false,
             rotten: false,
             seen: Seen::default(),
@@ -421,6 +428,10 @@ impl Model {
         // Whoever was to go may be gone, or half gone, or still there; nobody else.
         let mut excused: BTreeSet<BatchId> = gone.iter().map(|dropped| id_of(dropped.counts)).collect();
         excused.extend(settled);
+        if gone.iter().any(|dropped| dropped.reason == "spool_full") {
+            // What the sender has was about to move out of the room that was given up.
+            excused.extend(&self.in_flight);
+        }
         excused.extend(self.victims(before, &excused));
         self.note_exposed();
         self.spool = None;
@@ -508,6 +519,9 @@ impl Model {
         let names: Vec<FileName> = self.files.disk().files.keys().copied().collect();
         let Some(name) = self.dice.of(&names) else { return self.start(on_disk, &BTreeSet::new()) };
         let mut moved = on_disk.clone();
+        if self.dice.one_in(3) && matches!(name, FileName::Slot(_)) {
+            self.snapshot = self.files.disk().files[&name].clone();
+        }
         let kind = self.dice.below(6);
         let other = self.dice.of(&names).expect("there is one");
         let at = self.dice.next() as usize;
@@ -546,6 +560,22 @@ impl Model {
                 let until = (from + (at >> 32) % 300).min(content.len());
                 disk.files.get_mut(&name).expect("there")[from..until].fill((at >> 48) as u8);
             }
+            (5, ..) => {
+                let original = Head::decode(&self.snapshot);
+                let known = |(file, content): (&FileName, &Vec<u8>)| {
+                    let (head, old) = (Head::decode(content)?, original?);
+                    let in_place = *file == FileName::Slot(head.slot);
+                    let newer = (head.generation, in_place) > (old.generation, false);
+                    (head.slot == old.slot && newer).then_some(())
+                };
+                // Without the slot that it was copied from nobody can tell that it is old.
+                if disk.files.iter().find_map(known).is_none() {
+                    self.may_return.extend(self.batches.keys());
+                    self.planted += self.snapshot.len() as u64;
+                }
+                let unused = (0..).map(FileName::Slot).find(|slot| !disk.files.contains_key(slot));
+                disk.files.insert(unused.expect("a number"), self.snapshot.clone());
+            }
             _ => {}
         }
         if let (FileName::Version1(_), Some(content)) = (name, disk.files.get_mut(&name)) {
@@ -556,8 +586,8 @@ impl Model {
             }
         }
         drop(disk);
-        let lossless =
-            !std::mem::take(&mut self.rotten) && matches!((kind, name), (2 | 3, FileName::Slot(_)) | (3, _));
+        let lossless = !std::mem::take(&mut self.rotten)
+            && matches!((kind, name), (2 | 3, FileName::Slot(_)) | (3 | 5, _));
         let before: BTreeSet<BatchId> = on_disk.keys().copied().collect();
         self.start(&moved, &BTreeSet::new());
         if lossless {
@@ -601,7 +631,8 @@ impl Model {
         assert_eq!(held, expected, "what is neither settled nor counted is held");
         assert_eq!(usage.batches + usage.sealed_batches, held.len() as u64);
         assert!(usage.disk_bytes <= usage.allocated_bytes);
-        assert!(usage.allocated_bytes <= self.limits.disk_bytes, "{usage:?} {:?}", self.limits);
+        let allowed = self.limits.disk_bytes + self.planted;
+        assert!(usage.allocated_bytes <= allowed, "{usage:?} {:?}", self.limits);
         let disk = self.files.disk();
         let there: u64 = disk.files.values().map(|content| content.len() as u64).sum();
         if disk.no_preallocation {
