@@ -65,7 +65,7 @@ impl Centre {
     }
 
     async fn metric(&self, name: &str) -> Result<f64> {
-        metric(&self.get("/metrics").await?.as_str().context("text")?.to_owned(), name)
+        metric(self.get("/metrics").await?.as_str().context("text")?, name)
     }
 
     async fn says(&self, words: &[&str]) -> Result<()> {
