@@ -150,7 +150,8 @@ impl Builder {
             }
             Fact::Sync(fact) => {
                 let member = self.member(fact.process);
-                let wall_ns = self.wall_of(fact.start_mono_ns.saturating_add(fact.latency_ns));
+                // By its begin, as its row is filed: each minute's account has to come out even.
+                let wall_ns = self.wall_of(fact.start_mono_ns);
                 self.produced("sync_row", wall_ns, member + 1, 1, now);
                 self.counts.sync_rows += 1;
                 self.syncs.push((member, fact));

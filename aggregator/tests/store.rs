@@ -71,7 +71,7 @@ async fn what_is_stored_reads_back() {
     let named = query.current_metrics(cluster(), Some(MEMBERS[0]), Some("etcd_a"), now).await.unwrap();
     assert_eq!(named.len(), 1);
 
-    let ledger = query.ledger(cluster(), None, hour).await.unwrap();
+    let ledger = query.ledger(cluster(), None, hour, now).await.unwrap();
     let stored = |stream: &str| -> u64 {
         ledger.iter().filter(|account| account.stream == stream).map(|account| account.stored).sum()
     };

@@ -26,7 +26,7 @@ async fn write_all(store: &Store, batches: &[Decoded], again: bool) {
 async fn books(client: &Client) -> Vec<LedgerAccount> {
     let at = |second| DateTime::from_timestamp(second, 0).unwrap();
     let range = TimeRange { from: at(NOON), to: at(NOON + 3_600) };
-    Query::new(client.clone()).ledger(cluster(), None, range).await.unwrap()
+    Query::new(client.clone()).ledger(cluster(), None, range, range.to).await.unwrap()
 }
 
 fn unstorable(books: &[LedgerAccount], stream: &str) -> u64 {

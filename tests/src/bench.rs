@@ -157,7 +157,8 @@ fn cpu_of_all(pids: &[u32]) -> Result<Duration> {
     pids.iter().map(|pid| process_cpu(*pid)).sum()
 }
 
-fn process_cpu(pid: u32) -> Result<Duration> {
+/// CPU time that a process has used.
+pub(crate) fn process_cpu(pid: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("read a process's CPU time")?;
     let rest = stat.rsplit(") ").next().unwrap_or_default();
     let fields: Vec<&str> = rest.split(' ').collect();
@@ -172,7 +173,8 @@ fn ticks(count: u64) -> Duration {
     Duration::from_micros(count * 1_000_000 / per_second)
 }
 
-fn resident_bytes(pid: u32) -> Result<u64> {
+/// Memory of a process that is resident.
+pub(crate) fn resident_bytes(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
     let kib: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;

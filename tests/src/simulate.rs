@@ -11,6 +11,7 @@
 //! | [`agent`] | its streams: window, resends, pauses |
 //! | [`check`] | the books over the API against what was produced |
 //! | [`command`] | `etcdmon-lab simulate` |
+//! | [`soak`] | `etcdmon-lab bench soak` |
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ mod agent;
 mod check;
 pub mod command;
 mod content;
+pub mod soak;
 
 use agent::{Agent, Counters, Live, Orders};
 pub use content::{Content, Produced, STREAMS};

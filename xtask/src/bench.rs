@@ -22,18 +22,24 @@ pub struct Args {
     /// Name the benchmarks, a line each
     #[arg(long)]
     list: bool,
+    /// Flags of that benchmark itself, such as `soak --minutes 2`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    flags: Vec<String>,
 }
 
 struct Bench {
     name: &'static str,
     about: &'static str,
+    /// Too long to run unless it is named.
+    long: bool,
     command: fn(&Place) -> Command,
 }
 
-const BENCHES: [Bench; 2] = [
+const BENCHES: [Bench; 3] = [
     Bench {
         name: "overhead",
         about: "what the agent costs: host CPU per put, throughput, its own CPU and memory",
+        long: false,
         command: |place| {
             let mut command = place.command(place.target.join("release/etcdmon-lab"));
             command.args(["bench", "overhead"]);
@@ -43,6 +49,7 @@ const BENCHES: [Bench; 2] = [
     Bench {
         name: "ingest",
         about: "rows a second from gRPC into the engine, against the engine's own bulk insert",
+        long: false,
         command: |place| {
             let mut command = place.cargo();
             command.args([
@@ -52,7 +59,18 @@ const BENCHES: [Bench; 2] = [
                 "etcdmon-aggregator",
                 "--example",
                 "bench_ingest",
+                "--",
             ]);
+            command
+        },
+    },
+    Bench {
+        name: "soak",
+        about: "100 agents with 130,000 samples a second: memory, parts, CPU; and a member's bytes a day",
+        long: true,
+        command: |place| {
+            let mut command = place.command(place.target.join("release/etcdmon-lab"));
+            command.args(["bench", "soak"]);
             command
         },
     },
@@ -67,7 +85,7 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let chosen: Vec<&Bench> =
-        BENCHES.iter().filter(|b| args.name.as_deref().is_none_or(|name| name == b.name)).collect();
+        BENCHES.iter().filter(|b| args.name.as_deref().map_or(!b.long, |name| name == b.name)).collect();
     if chosen.is_empty() {
         bail!(
             "no benchmark called {}: `cargo xtask bench --list` names them",
@@ -87,8 +105,8 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     }
     for bench in chosen {
         say::step(bench.name);
-        let result =
-            measure(&mut (bench.command)(place)).with_context(|| format!("benchmark {}", bench.name))?;
+        let result = measure((bench.command)(place).args(&args.flags))
+            .with_context(|| format!("benchmark {}", bench.name))?;
         let file = place.target.join("bench").join(format!("{}.json", bench.name));
         std::fs::create_dir_all(place.target.join("bench"))?;
         std::fs::write(&file, format!("{result:#}\n"))

@@ -43,12 +43,14 @@ impl Health {
     fn store_status(&self) -> StoreStatus {
         let engine = self.engine.as_ref().map(|facts| facts.borrow().clone());
         let down = engine.as_ref().is_some_and(|facts| !facts.running);
-        let status = match (down, self.store.is_ready()) {
-            (true, _) => "unavailable",
-            (false, false) => "starting",
-            (false, true) => "ok",
+        let trouble = self.store.trouble();
+        let status = match (down, self.store.is_ready(), &trouble) {
+            (true, ..) => "unavailable",
+            (false, false, _) => "starting",
+            (false, true, Some(_)) => "failing",
+            (false, true, None) => "ok",
         };
-        let reason = engine.filter(|facts| !facts.running).and_then(|facts| facts.last_error);
+        let reason = engine.filter(|facts| !facts.running).and_then(|facts| facts.last_error).or(trouble);
         StoreStatus { status: status.to_owned(), reason }
     }
 }
@@ -56,9 +58,9 @@ impl Health {
 /// How the telemetry store is.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct StoreStatus {
-    /// `ok`, `starting` or `unavailable`.
+    /// `ok`, `starting`, `unavailable`, or `failing`: it is there and does not take what is to be stored.
     pub status: String,
-    /// Why it is not there, if that is known.
+    /// Why it is not well, if that is known.
     pub reason: Option<String>,
 }
 

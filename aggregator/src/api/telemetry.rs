@@ -426,6 +426,13 @@ pub struct LedgerRow {
     pub dropped: BTreeMap<String, u64>,
     /// When nothing was seen.
     pub blind: Vec<BlindInterval>,
+    /// produced = stored + dropped + blind.
+    pub balanced: bool,
+    /// produced − stored − dropped − blind. Above zero: not arrived yet, or gone with an agent's process.
+    pub difference: i64,
+    /// The minute is not over, or was just now: batches that belong to it are still to come. Rows that were spooled come
+    /// later still, and change the account of their minute then.
+    pub open: bool,
 }
 
 /// An interval in which nothing was seen.
@@ -461,10 +468,14 @@ pub async fn ledger(
     Cluster(cluster): Cluster,
     Parameters(scope): Parameters<MemberScope>,
 ) -> Result<Json<LedgerRows>, Problem> {
-    let (member, range) = scope.parse(context.now())?;
+    let now = context.now();
+    let (member, range) = scope.parse(now)?;
     let _turn = context.turn().await?;
-    let found = context.shared.query.ledger(cluster.summary.id, member, range).await?;
+    let found = context.shared.query.ledger(cluster.summary.id, member, range, now).await?;
     let rows = found.into_iter().map(|account| LedgerRow {
+        balanced: account.difference() == 0,
+        difference: account.difference(),
+        open: account.open,
         agent: account.agent,
         stream: account.stream,
         member: hex(account.member),

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{IN_RANGE, Query, QueryError, Select, TimeRange, wall};
+
+/// A minute counts as open for this long after its end: agents close a batch every few seconds, the writer gathers for
+/// one. What was spooled meanwhile arrives later still, and changes the account then.
+const OPEN_FOR: TimeDelta = TimeDelta::seconds(15);
 
 /// Most groups of each part of the account; past it the range is refused rather than cut.
 const MAX_GROUPS: u64 = 100_000;
@@ -31,6 +35,20 @@ pub struct LedgerAccount {
     pub dropped: BTreeMap<String, u64>,
     /// Intervals in which nothing could be seen.
     pub blind: Vec<Blind>,
+    /// The minute is not over, or just was: batches that belong to it are still to come.
+    pub open: bool,
+}
+
+impl LedgerAccount {
+    /// What was produced and is neither stored nor dropped nor blind. Positive: still on its way, in a spool, or lost with
+    /// an agent's process. Negative: stored more than was announced, which only time can mend when the minute is open.
+    pub fn difference(&self) -> i64 {
+        let dropped = self.dropped.values().fold(0u64, |sum, count| sum.saturating_add(*count));
+        let blind = self.blind.iter().fold(0u64, |sum, blind| sum.saturating_add(blind.count));
+        let accounted = i128::from(self.stored) + i128::from(dropped) + i128::from(blind);
+        let difference = i128::from(self.produced) - accounted;
+        i64::try_from(difference).unwrap_or(if difference < 0 { i64::MIN } else { i64::MAX })
+    }
 }
 
 /// An interval in which nothing was seen.
@@ -89,7 +107,7 @@ const STREAMS: [(&str, &str, &str); 5] = [
 ];
 
 impl Query {
-    /// Accounts of the minutes that begin in `range` (widened to whole minutes), ordered by minute, agent, stream and
+    /// Accounts, as they are `now`, of the minutes that begin in `range` (widened to whole minutes), ordered by minute, agent, stream and
     /// member. Rows of the node itself come with every cluster its agent reports.
     ///
     /// # Errors
@@ -99,6 +117,7 @@ impl Query {
         cluster: Uuid,
         member: Option<u64>,
         range: TimeRange,
+        now: DateTime<Utc>,
     ) -> Result<Vec<LedgerAccount>, QueryError> {
         let range = whole_minutes(range);
         let scope = |select: Select| {
@@ -139,7 +158,11 @@ impl Query {
                 account.stored = account.stored.saturating_add(row.total);
             }
         }
-        Ok(accounts.0.into_values().collect())
+        let mut accounts: Vec<LedgerAccount> = accounts.0.into_values().collect();
+        for account in &mut accounts {
+            account.open = now - account.minute < TimeDelta::minutes(1) + OPEN_FOR;
+        }
+        Ok(accounts)
     }
 }
 
@@ -158,6 +181,7 @@ impl Accounts {
             stored: 0,
             dropped: BTreeMap::new(),
             blind: Vec::new(),
+            open: false,
         })
     }
 
@@ -197,6 +221,28 @@ fn whole_minutes(range: TimeRange) -> TimeRange {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_difference_is_what_nobody_accounts_for() {
+        let minute = DateTime::from_timestamp(60, 0).unwrap();
+        let blind = Blind { from: minute, to: minute, count: 3, reason: "attach".to_owned() };
+        let mut account = LedgerAccount {
+            agent: Uuid::nil(),
+            stream: "sync".to_owned(),
+            member: 1,
+            minute,
+            produced: 20,
+            stored: 10,
+            dropped: [("ring_full".to_owned(), 5), ("unstorable".to_owned(), 2)].into(),
+            blind: vec![blind],
+            open: false,
+        };
+        assert_eq!(account.difference(), 0);
+        account.stored = 12;
+        assert_eq!(account.difference(), -2);
+        (account.produced, account.stored) = (u64::MAX, 0);
+        assert_eq!(account.difference(), i64::MAX);
+    }
 
     #[test]
     fn ranges_widen_to_whole_minutes() {

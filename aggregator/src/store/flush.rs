@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcdmon_service::backoff::Backoff;
@@ -73,15 +74,35 @@ pub struct Flusher {
     /// Inserts that run side by side, over all groups.
     inserts: Semaphore,
     isolator: Isolator,
+    trouble: Arc<Trouble>,
+}
+
+/// Why groups that wait now could not be stored yet.
+#[derive(Debug, Default)]
+pub struct Trouble(Mutex<BTreeMap<u64, String>>);
+
+impl Trouble {
+    /// What the group that waits longest waits for; `None` when the last attempt of every group went well.
+    pub fn reason(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().next().cloned()
+    }
+
+    fn note(&self, group: u64, reason: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(group, reason);
+    }
+
+    fn forget(&self, group: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&group);
+    }
 }
 
 impl Flusher {
     /// Writes through `client`.
-    pub fn new(client: Client, unstorable: isolate::Options) -> Self {
+    pub fn new(client: Client, unstorable: isolate::Options, trouble: Arc<Trouble>) -> Self {
         let instance = format!("{}{}-", settle::PREFIX, uuid::Uuid::new_v4().simple());
         let (migrated, inserts) = (tokio::sync::Mutex::new(false), Semaphore::new(PARALLEL));
         let isolator = Isolator::new(unstorable);
-        Self { client, instance, attempts: AtomicU64::new(0), migrated, inserts, isolator }
+        Self { client, instance, attempts: AtomicU64::new(0), migrated, inserts, isolator, trouble }
     }
 
     /// Stores all of the group, however long it takes, and tells each batch.
@@ -98,9 +119,11 @@ impl Flusher {
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
         let (mut pauses, mut failures) = (Backoff::new(PAUSES.0, PAUSES.1), 0u64);
+        let number = self.attempts.fetch_add(1, Ordering::Relaxed);
         while !units.is_empty() {
             let Err(error) = self.attempt(&mut units, &mut foreign, counters).await else { continue };
             failures += 1;
+            self.trouble.note(number, ErrorChain(&error).to_string());
             // The first failure, then fewer and fewer: a long outage is one story.
             if failures.is_power_of_two() {
                 let batches = group.len();
@@ -109,6 +132,7 @@ impl Flusher {
             tokio::time::sleep(pauses.pause()).await;
         }
         if failures > 0 {
+            self.trouble.forget(number);
             tracing::info!(failures, batches = group.len(), duration = ?began.elapsed(), "batches stored after failures");
         }
         Counters::add(&counters.flushes, 1);

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::Client;
 use super::counters::Counters;
 use super::decode::{BatchId, Decoded};
-use super::flush::Flusher;
+use super::flush::{Flusher, Trouble};
 use super::isolate;
 use super::seen::Seen;
 
@@ -68,6 +68,7 @@ pub(super) struct Shared {
     in_flight: Mutex<HashMap<BatchId, watch::Receiver<bool>>>,
     counters: Counters,
     ready: AtomicBool,
+    trouble: Arc<Trouble>,
     stop: CancellationToken,
 }
 
@@ -116,13 +117,14 @@ impl Store {
             in_flight: Mutex::default(),
             counters: Counters::default(),
             ready: AtomicBool::new(false),
+            trouble: Arc::default(),
             stop: stop.clone(),
         });
         let (queue, queued) = mpsc::channel(QUEUE_BATCHES);
         let writer = Writer {
             queued,
             shared: shared.clone(),
-            flusher: Arc::new(Flusher::new(client, unstorable)),
+            flusher: Arc::new(Flusher::new(client, unstorable, shared.trouble.clone())),
             flushing: JoinSet::new(),
             seen: Seen::default(),
         };
@@ -143,6 +145,11 @@ impl Store {
     /// Whether the schema was brought up to date since start. ClickHouse may be away again since.
     pub fn is_ready(&self) -> bool {
         self.shared.ready.load(Ordering::Relaxed)
+    }
+
+    /// Why batches that wait could not be stored yet; `None` while all goes well. They are tried again without end.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.trouble.reason()
     }
 
     /// Stores a batch and returns when all its rows are durable. Waits for memory first, then for ClickHouse, however

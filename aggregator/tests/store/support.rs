@@ -52,11 +52,15 @@ pub async fn engine() -> Option<Engine> {
         println!("skipped: {missing}");
         return None;
     }
-    let directory = tempfile::tempdir().unwrap();
+    Some(engine_in(tempfile::tempdir().unwrap()).await)
+}
+
+/// The engine with its store in this directory.
+pub async fn engine_in(directory: tempfile::TempDir) -> Engine {
     let supervisor = start(directory.path());
     let engine = Engine { supervisor, directory };
     engine.ready().await;
-    Some(engine)
+    engine
 }
 
 /// The program that has the `engine` subcommand.

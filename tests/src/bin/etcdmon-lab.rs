@@ -76,6 +76,21 @@ enum Bench {
         #[arg(long, default_value_t = 300)]
         slots: u32,
     },
+    /// Many simulated agents for long: memory, parts, CPU; and what a member takes on disk in a day
+    Soak {
+        /// Minutes that memory is watched; 0 = only the real member
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// Minutes before that
+        #[arg(long, default_value_t = 3)]
+        warm_up_minutes: u64,
+        /// Simulated agents, 1,300 samples a second each
+        #[arg(long, default_value_t = 100)]
+        agents: usize,
+        /// Seconds that one real member is under 1,000 puts a second; 0 = only the simulated agents
+        #[arg(long, default_value_t = 150)]
+        member_seconds: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -104,6 +119,15 @@ fn main() -> ExitCode {
                     .await
             }
             Command::Bench { bench: Bench::Overhead { slots } } => bench::overhead(slots).await,
+            Command::Bench { bench: Bench::Soak { minutes, warm_up_minutes, agents, member_seconds } } => {
+                let options = simulate::soak::Options {
+                    agents,
+                    time: Duration::from_secs(minutes * 60),
+                    warm_up: Duration::from_secs(warm_up_minutes * 60),
+                    member_time: Duration::from_secs(member_seconds),
+                };
+                simulate::soak::run(&options).await
+            }
         }
     });
     match outcome {

@@ -17,6 +17,9 @@ struct Row {
     stored: u64,
     dropped: BTreeMap<String, u64>,
     blind: Vec<serde_json::Value>,
+    balanced: bool,
+    difference: i64,
+    minute: String,
 }
 
 /// The sums of one stream of one member.
@@ -39,6 +42,14 @@ pub(super) async fn cluster(api: &Api, range: &str, agents: &[(Content, u64)]) -
     let rows: Vec<Row> = serde_json::from_value(body["rows"].take())?;
     let mut sums: BTreeMap<(String, String), Sums> = BTreeMap::new();
     for row in rows {
+        let even = row.balanced && row.difference == 0;
+        ensure!(
+            even,
+            "the account of {} of {} at {} is not even: {row:?}",
+            row.stream,
+            row.member,
+            row.minute
+        );
         let sum = sums.entry((row.member, row.stream)).or_default();
         sum.produced += row.produced;
         sum.stored += row.stored;
