@@ -5,6 +5,7 @@
 //! [`child`] in the child. Nothing in the aggregator but storing and querying depends on it.
 
 pub mod child;
+pub mod failstop;
 pub mod ffi;
 pub mod http;
 pub mod library;

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::failstop;
 use super::ffi::{FfiError, Library};
 use super::http::{Endpoint, serve};
 use super::pool::Pool;
@@ -22,6 +23,10 @@ pub const KEY_VARIABLE: &str = "ETCD_MONITOR_ENGINE_KEY";
 
 /// Environment variable that carries the process id of the parent; the child ends with it.
 pub const PARENT_VARIABLE: &str = "ETCD_MONITOR_ENGINE_PARENT";
+
+/// Below this much room the engine begins neither insert nor merge, so that it need not be ended by [`failstop`], and alerts still
+/// find room for their state.
+const KEPT_FREE_BYTES: u64 = 128 << 20;
 
 /// What the child is told on its command line.
 #[derive(Clone, Debug)]
@@ -71,6 +76,7 @@ pub fn run(arguments: &ChildArgs) -> Result<(), ChildError> {
     end_with_parent()?;
     let key = env::var(KEY_VARIABLE).ok().filter(|key| !key.is_empty()).ok_or(ChildError::NoKey)?;
     let config = write_config(arguments)?;
+    failstop::arm();
     let library = Library::load(&arguments.library)?;
     let connect = vec![format!("--config-file={}", config.display()), path_argument(&arguments.path)];
     let pool = Pool::open(library, connect)?;
@@ -159,6 +165,12 @@ fn config(memory_bytes: u64) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(xml, "  <{name}>{value}</{name}>");
     }
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        xml,
+        "  <storage_configuration><disks><default><keep_free_space_bytes>{KEPT_FREE_BYTES}</keep_free_space_bytes></default>\
+         </disks></storage_configuration>"
+    );
     xml.push_str("</clickhouse>\n");
     xml
 }
