@@ -27,12 +27,21 @@ fn nothing_spooled_is_lost_or_doubled_whoever_is_killed() {
         let running: Vec<_> = parts
             .into_iter()
             .filter(|(name, _)| wanted(name))
-            .map(|(name, part)| (name, scope.spawn(part)))
+            .map(|(name, part)| scope.spawn(move || told(name, part())))
             .collect();
-        let ended = running.into_iter().map(|(name, part)| (name, part.join().expect("no part panics")));
-        ended.filter_map(|(name, outcome)| Some(format!("{name}: {:#}", outcome.err()?))).collect()
+        let ended = running.into_iter().map(|part| part.join().expect("no part panics"));
+        ended.filter_map(Result::err).collect()
     });
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// A failure in words, printed at once: the other parts may go on for long.
+fn told(part: &str, outcome: Result<()>) -> Result<(), String> {
+    outcome.map_err(|error| {
+        let text = format!("{part}: {error:#}");
+        println!("FAILED {text}");
+        text
+    })
 }
 
 fn wanted(part: &str) -> bool {

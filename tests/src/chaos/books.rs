@@ -39,8 +39,12 @@ impl Books {
     pub async fn settled(stand: &Stand) -> Result<Self> {
         let (stored_all, stored_wal, dropped, _) =
             wait::settled("the books", CALM, CATCH_UP, async || read(stand).await).await?;
-        let (_, blind) = losses(&stand.api.ledger(&stand.id, stand.since).await?);
-        Ok(Self { stored_all, stored_wal, dropped, blind, etcd_wal: stand.wal_syncs_by_etcd().await? })
+        wait::until("the rest of the books", CATCH_UP, async || {
+            let (_, blind) = losses(&stand.api.ledger(&stand.id, stand.since).await?);
+            let etcd_wal = stand.wal_syncs_by_etcd().await?;
+            Ok(Some(Self { stored_all, stored_wal, dropped, blind, etcd_wal }))
+        })
+        .await
     }
 }
 
@@ -103,7 +107,8 @@ pub async fn balance(
 
 /// Nothing was out of sight: stored and dropped are what etcd counted, to the last one.
 async fn seen_all_along(stand: &Stand, before: &Books, perf: u64) -> Result<(Books, String)> {
-    let etcd = stand.wal_syncs_by_etcd().await? - before.etcd_wal;
+    let now = wait::until("etcd's own count", CATCH_UP, async || stand.wal_syncs_by_etcd().await.map(Some));
+    let etcd = now.await? - before.etcd_wal;
     wait::until("all that etcd counted to be stored", CATCH_UP, async || {
         let (_, wal, dropped, _) = read(stand).await?;
         let accounted = (wal + dropped).saturating_sub(before.stored_wal + before.dropped);
