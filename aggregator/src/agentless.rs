@@ -277,7 +277,6 @@ impl Runner {
     fn second(&mut self) {
         let at = self.parts.clock.now();
         self.note_agents(at);
-        self.number += 1;
         let mut members = Vec::new();
         for watch in self.watches.values() {
             let covered = self.covered(&watch.watched, at);
@@ -291,7 +290,9 @@ impl Runner {
                 }
             }
         }
-        if !self.watches.is_empty() || self.number > 1 {
+        // Nothing to watch is no agent; once something was, its end has to be told as well.
+        if !self.watches.is_empty() || self.number > 0 {
+            self.number += 1;
             self.send_live(members);
         }
         if self.closed_at.elapsed() + Duration::from_millis(100) >= self.parts.batch_interval {
