@@ -33,6 +33,10 @@ mount --bind "$root/var/lib" "$root/var/lib"
 mount -o remount,bind,ro "$root"
 umask 0077
 cd "$root"
+# A service starts with what its supervisor tells it, not with the environment of whoever is logged in.
+for name in $(compgen -e); do
+    case $name in PATH | NOTIFY_SOCKET | WATCHDOG_USEC) ;; *) unset "$name" ;; esac
+done
 exec chroot "$root" "${command[@]}" "$@"
 "#;
 

@@ -2,15 +2,15 @@
 //! program then reads and addresses that it then asks, so it needs the token even on loopback.
 
 use axum::Json;
-use axum::extract::{FromRequest, FromRequestParts, Path, Request, State};
+use axum::extract::{FromRequestParts, Path, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use etcdmon_service::logging::ErrorChain;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::extract::Body;
 use super::{Context, Problem};
 use crate::agentless::{ChangeError, Edit, Spec, TargetView};
 
@@ -37,20 +37,6 @@ impl FromRequestParts<Context> for MayChange {
             "changes need a token, which this aggregator does not have; set listen.token-file, or name the cluster in the \
              settings under agentless",
         ))
-    }
-}
-
-/// A body; what does not fit is a problem that says where.
-pub struct Body<T>(T);
-
-impl<T: DeserializeOwned> FromRequest<Context> for Body<T> {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, context: &Context) -> Result<Self, Problem> {
-        match Json::<T>::from_request(request, context).await {
-            Ok(Json(body)) => Ok(Self(body)),
-            Err(rejection) => Err(Problem::new(rejection.status(), rejection.body_text())),
-        }
     }
 }
 

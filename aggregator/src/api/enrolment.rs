@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::access::Administrator;
+use super::extract::Body;
 use super::{Context, Problem};
 use crate::enrol::{CertificateView, DeskError, DeskHandle, EventView, NewToken, Revoked, TokenView};
 
@@ -127,10 +128,8 @@ pub struct Events {
 pub async fn create_token(
     State(context): State<Context>,
     _administrator: Administrator,
-    request: Result<Json<TokenRequest>, axum::extract::rejection::JsonRejection>,
+    Body(request): Body<TokenRequest>,
 ) -> Result<(StatusCode, [(HeaderName, &'static str); 1], Json<CreatedToken>), Problem> {
-    let Json(request) =
-        request.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
     let (token, view) = desk(&context)?.make_token(request.check()?).await?;
     let created = CreatedToken { token: token.reveal().clone(), view };
     Ok((StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], Json(created)))

@@ -13,9 +13,6 @@ use super::{Context, Problem};
 use crate::query::{self, EventFilter};
 use crate::view::hex;
 
-/// Events when no limit is asked for.
-const DEFAULT_LIMIT: u64 = 1_000;
-
 /// Longest kind that is looked for.
 const KIND_LIMIT: usize = 64;
 
@@ -81,11 +78,7 @@ pub async fn events(
     Cluster(cluster): Cluster,
     Parameters(scope): Parameters<EventScope>,
 ) -> Result<Json<Events>, Problem> {
-    let limit = scope.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=query::MAX_ROWS).contains(&limit) {
-        let detail = format!("limit: {limit} is not between 1 and {}", query::MAX_ROWS);
-        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
-    }
+    let limit = extract::limit(scope.limit)?;
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._".contains(&byte);
     if let Some(kind) = &scope.kind
         && !(kind.len() <= KIND_LIMIT && kind.bytes().all(plain))

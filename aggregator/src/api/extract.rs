@@ -1,6 +1,7 @@
 //! Parameters of requests. Whatever does not fit is a problem that names the parameter.
 
-use axum::extract::{FromRequestParts, Path};
+use axum::Json;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -8,11 +9,14 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::{Context, Problem};
-use crate::query::TimeRange;
+use crate::query::{self, TimeRange};
 use crate::view::ClusterView;
 
 /// The range when none is asked for.
 const DEFAULT_RANGE: TimeDelta = TimeDelta::hours(1);
+
+/// Rows when no limit is asked for.
+const DEFAULT_LIMIT: u64 = 1_000;
 
 /// Longest range that may be asked for.
 const LONGEST_RANGE: TimeDelta = TimeDelta::days(400);
@@ -60,6 +64,20 @@ impl FromRequestParts<Context> for Cluster {
     }
 }
 
+/// A JSON body; what does not fit is a problem that says where.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<Context> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, context: &Context) -> Result<Self, Problem> {
+        match Json::<T>::from_request(request, context).await {
+            Ok(Json(body)) => Ok(Self(body)),
+            Err(rejection) => Err(Problem::new(rejection.status(), rejection.body_text())),
+        }
+    }
+}
+
 fn bad(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
@@ -70,6 +88,15 @@ pub fn member(text: Option<&str>) -> Result<Option<u64>, Problem> {
     let digits = !text.is_empty() && text.len() <= 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let id = u64::from_str_radix(text, 16).ok().filter(|_| digits);
     id.map(Some).ok_or_else(|| bad(format!("member: {text:?} is not a member id of 16 hexadecimal digits")))
+}
+
+/// How many rows at most.
+pub fn limit(wanted: Option<u64>) -> Result<u64, Problem> {
+    let limit = wanted.unwrap_or(DEFAULT_LIMIT);
+    if (1..=query::MAX_ROWS).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(bad(format!("limit: {limit} is not between 1 and {}", query::MAX_ROWS)))
 }
 
 /// A time range from its two ends.

@@ -17,9 +17,6 @@ use super::{Context, Problem};
 use crate::query::{self, SyncFilter, TimeRange};
 use crate::view::hex;
 
-/// Rows of `syncs` when no limit is asked for.
-const DEFAULT_LIMIT: u64 = 1_000;
-
 impl Context {
     pub(super) fn now(&self) -> DateTime<Utc> {
         self.shared.clock.wall(self.shared.clock.now())
@@ -236,11 +233,7 @@ pub async fn syncs(
     Cluster(cluster): Cluster,
     Parameters(scope): Parameters<SyncScope>,
 ) -> Result<Json<Syncs>, Problem> {
-    let limit = scope.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=query::MAX_ROWS).contains(&limit) {
-        let detail = format!("limit: {limit} is not between 1 and {}", query::MAX_ROWS);
-        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
-    }
+    let limit = extract::limit(scope.limit)?;
     let filter = SyncFilter {
         member: extract::member(scope.member.as_deref())?,
         class: class(scope.class.as_deref())?,
