@@ -3,8 +3,18 @@
 use std::error::Error;
 use std::fmt;
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// Puts another filter in place of the present one.
+type Replace = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
+
+static REPLACE: OnceLock<Replace> = OnceLock::new();
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,18 +42,34 @@ impl std::str::FromStr for Format {
 ///
 /// # Errors
 /// When the filter does not parse.
-pub fn init(format: Format, filter: &str) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::builder().parse(filter)?)
-        .with_writer(std::io::stderr);
-    // Failing means that logging has already begun, which is what the caller wants.
-    let _already_running = match format {
-        Format::Json => builder.json().flatten_event(true).try_init(),
+pub fn init(format: Format, filter: &str) -> Result<(), ParseError> {
+    let (filter, handle) = reload::Layer::new(EnvFilter::builder().parse(filter)?);
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let started = match format {
+        Format::Json => registry.with(lines.json().flatten_event(true)).try_init(),
         Format::Text => {
             let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            builder.with_ansi(colour && std::io::stderr().is_terminal()).try_init()
+            registry.with(lines.with_ansi(colour && std::io::stderr().is_terminal())).try_init()
         }
     };
+    // Failing means that logging has already begun, which is what the caller wants.
+    if started.is_ok() {
+        let _first = REPLACE.set(Box::new(move |filter| handle.reload(filter)));
+    }
+    Ok(())
+}
+
+/// Changes the filter of a log that runs. Without one nothing happens.
+///
+/// # Errors
+/// When the filter does not parse; the old one stays.
+pub fn set_filter(filter: &str) -> Result<(), ParseError> {
+    let filter = EnvFilter::builder().parse(filter)?;
+    if let Some(replace) = REPLACE.get() {
+        // It fails only when the log has ended.
+        let _ended = replace(filter);
+    }
     Ok(())
 }
 

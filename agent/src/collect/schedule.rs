@@ -45,6 +45,24 @@ const RECOVERY: u32 = 20;
 /// Most times that a period is doubled.
 const MOST_DOUBLINGS: u32 = 6;
 
+/// Failures in a row after which a source is asked half as often, and a quarter as often: one that does not answer is not
+/// pressed, and one that is back is noticed soon.
+const FAILURES: (u32, u32) = (3, 8);
+
+/// Longest pause that failures make.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How often a source that fails is asked: every so many periods, `failures` being in a row. Pure.
+pub fn periods_between(failures: u32, period: Duration) -> u32 {
+    let wanted: u32 = match failures {
+        failures if failures < FAILURES.0 => 1,
+        failures if failures < FAILURES.1 => 2,
+        _ => 4,
+    };
+    let most = LONGEST_PAUSE.as_nanos() / period.as_nanos().max(1);
+    wanted.min(u32::try_from(most).unwrap_or(u32::MAX)).max(1)
+}
+
 /// How a collection went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -134,6 +152,7 @@ pub async fn run(
     let phase = PHASE_AFTER_SECOND + Duration::from_millis(rand::random_range(0..PHASE_SPREAD_MS));
     let mut ticks = ticks_from(Instant::now() + Reading::now().until_next_second() + phase, &pace);
     let mut failing = false;
+    let (mut failures, mut skipped) = (0u32, 0u32);
     let shared = Arc::clone(&telemetry);
     let mut slowed = Slowed { name, telemetry: shared, notes: notes.clone(), counted: false };
     loop {
@@ -141,11 +160,18 @@ pub async fn run(
             () = cancel.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        if skipped + 1 < periods_between(failures, pace.period()) {
+            skipped += 1;
+            continue;
+        }
+        skipped = 0;
         let began = Instant::now();
         let (outcome, used) = Metered::new(collector.collect(Reading::now())).await;
         let took = began.elapsed();
+        let judged = judge(&outcome, took);
+        failures = if judged == Outcome::Failed { failures.saturating_add(1) } else { 0 };
         if !matches!(outcome, Err(CollectError::Gone)) {
-            telemetry.collections.note(name, judge(&outcome, took), took, used);
+            telemetry.collections.note(name, judged, took, used);
         }
         let mut collected = match outcome {
             Ok(collected) => {

@@ -107,3 +107,12 @@ fn what_a_member_does_not_answer_is_a_failed_collection() {
     assert_eq!(judge(&Ok(Vec::new()), 2 * LATE_AFTER), Outcome::Late);
     assert_eq!(judge(&Ok(Vec::new()), Duration::ZERO), Outcome::Ok);
 }
+
+#[test]
+fn a_source_that_fails_is_asked_less_often_within_bounds() {
+    let second = Duration::from_secs(1);
+    let asked = [0, 2, 3, 7, 8, 1_000].map(|failures| periods_between(failures, second));
+    assert_eq!(asked, [1, 1, 2, 2, 4, 4]);
+    assert_eq!(periods_between(1_000, Duration::from_secs(4)), 2, "at most ten seconds");
+    assert_eq!(periods_between(1_000, Duration::from_secs(300)), 1);
+}
