@@ -123,6 +123,11 @@ impl Builder {
         }
     }
 
+    /// Single syncs are chosen otherwise from this batch on.
+    pub const fn set_sampling(&mut self, sampling: Sampling) {
+        self.sampling = sampling;
+    }
+
     /// True when nothing but time bases was added.
     pub fn is_empty(&self) -> bool {
         self.counts == Counts::default() && self.account.is_empty()

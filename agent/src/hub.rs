@@ -97,6 +97,8 @@ pub enum Note {
     },
     /// Why the member at home there does not start; `None` once it serves.
     Boot(Home, Option<v1::BootFailure>),
+    /// Single syncs are chosen otherwise from now on.
+    Sampling(Sampling),
     /// A capability is degraded.
     Degraded(v1::Degradation),
     /// A capability is whole again.
@@ -237,6 +239,12 @@ impl Hub {
             }
             Note::Boot(home, Some(failure)) => drop(self.boot_failures.insert(home, failure)),
             Note::Boot(home, None) => drop(self.boot_failures.remove(&home)),
+            Note::Sampling(sampling) => {
+                // A batch states one sampling.
+                self.close(now);
+                self.parts.sampling = sampling;
+                self.builder.set_sampling(sampling);
+            }
             Note::Degraded(degradation) => self.degrade(degradation, now),
             Note::Restored(capability) => self.restore(capability, now),
         }

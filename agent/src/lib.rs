@@ -37,7 +37,9 @@ pub mod enrol;
 pub mod fact;
 pub mod hub;
 pub mod logs;
+pub mod priority;
 pub mod probe;
+pub mod reload;
 pub mod send;
 pub mod spool;
 pub mod state;
@@ -112,6 +114,8 @@ pub struct Agent {
     discovery: Discovery,
     proc: ProcFs,
     telemetry: Arc<Telemetry>,
+    settings: watch::Receiver<Config>,
+    reload: watch::Sender<Config>,
     probes: ProbeHandle,
     logs: LogsHandle,
     spool: SpoolHandle,
@@ -173,8 +177,11 @@ impl Agent {
             telemetry: Arc::clone(&telemetry),
         };
         let hub = Hub::new(parts, Reading::now());
+        let (reload, settings) = watch::channel(config.clone());
         Ok(Self {
             config,
+            settings,
+            reload,
             agent_id,
             state,
             epoch,
@@ -197,6 +204,11 @@ impl Agent {
     /// Where the admin address is.
     pub const fn admin_address(&self) -> SocketAddr {
         self.admin.address
+    }
+
+    /// Where settings go that change while the agent runs; see [`reload`].
+    pub fn reload(&self) -> watch::Sender<Config> {
+        self.reload.clone()
     }
 
     /// Where dumps of the flight recorder are asked for.
@@ -273,6 +285,7 @@ impl Agent {
             notes: self.notes,
             probes: self.probes.clone(),
             collecting: HashMap::new(),
+            settings: self.settings,
             logs: self.logs,
             watched: Watched::default(),
             unnamed: Vec::new(),
@@ -435,15 +448,17 @@ struct Watch {
     /// Processes whose end the kernel is to tell.
     watched: Watched,
     collectors: Collectors,
-    /// What ends the collectors of a process.
-    collecting: HashMap<ProcessId, CancellationToken>,
+    settings: watch::Receiver<Config>,
+    /// Processes, and what ends their collectors.
+    collecting: HashMap<ProcessId, (EtcdProcess, CancellationToken)>,
     /// Processes whose WAL named no ids yet.
     unnamed: Vec<EtcdProcess>,
 }
 
 impl Watch {
     async fn run(mut self, mut discovery: Discovery, stop: &CancellationToken) {
-        self.collectors.start_node(stop);
+        let mut node = stop.child_token();
+        self.collectors.start_node(&node);
         let mut scans = tokio::time::interval(SCAN_PERIOD);
         scans.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let logs = self.logs.clone();
@@ -467,6 +482,10 @@ impl Watch {
                     continue;
                 }
                 _ = scans.tick() => {}
+                Ok(()) = self.settings.changed() => {
+                    node = self.tune(&node, stop).await;
+                    continue;
+                }
             }
             match discovery.scan() {
                 Ok(changes) => {
@@ -478,9 +497,34 @@ impl Watch {
             }
             self.name_unnamed().await;
         }
-        for token in self.collecting.values() {
+        for (_, token) in self.collecting.values() {
             token.cancel();
         }
+    }
+
+    /// Takes what changed in the settings. Returns what ends the collectors of the node.
+    async fn tune(&mut self, node: &CancellationToken, stop: &CancellationToken) -> CancellationToken {
+        let new = self.settings.borrow_and_update().clone();
+        let old = std::mem::replace(&mut self.config, new);
+        self.tell(Note::Sampling(self.config.sampling)).await;
+        if !self.probes.tune(tuning(&self.config)) {
+            tracing::error!("the probes are too busy to take the new settings: reload once more");
+        }
+        if old.periods == self.config.periods {
+            return node.clone();
+        }
+        node.cancel();
+        self.collectors.periods = self.config.periods;
+        let node = stop.child_token();
+        self.collectors.start_node(&node);
+        let mut collecting = std::mem::take(&mut self.collecting);
+        for (process, token) in collecting.values_mut() {
+            token.cancel();
+            *token = stop.child_token();
+            self.collect(process, token);
+        }
+        self.collecting = collecting;
+        node
     }
 
     /// `exit` is how a process that is gone ended, where the kernel told.
@@ -494,7 +538,7 @@ impl Watch {
                     self.unnamed.push((*process).clone());
                 }
                 let token = stop.child_token();
-                self.collecting.insert(process.id, token.clone());
+                self.collecting.insert(process.id, ((*process).clone(), token.clone()));
                 self.tell(Note::Appeared(process.clone(), identity)).await;
                 if let Some(event) = spool_device(&self.config.state_dir, &process) {
                     self.tell(Note::Facts(vec![fact::Fact::Event(event)])).await;
@@ -503,7 +547,7 @@ impl Watch {
                 self.collect(&process, &token);
             }
             Change::Gone(process) => {
-                if let Some(token) = self.collecting.remove(&process) {
+                if let Some((_, token)) = self.collecting.remove(&process) {
                     token.cancel();
                 }
                 self.unnamed.retain(|unnamed| unnamed.id != process);

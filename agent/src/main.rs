@@ -8,10 +8,13 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use etcdmon_agent::Agent;
 use etcdmon_agent::config::{Config, SCHEMA};
 use etcdmon_agent::ebpf;
+use etcdmon_agent::priority;
 use etcdmon_agent::probe::Dumps;
 use etcdmon_agent::probe::flight::Trigger;
+use etcdmon_agent::reload::{Changed, apply};
 use etcdmon_service::{logging, process, shutdown, systemd};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 /// Exit code for settings that can't be used, as in sysexits.h.
 const EX_CONFIG: u8 = 78;
@@ -82,6 +85,8 @@ fn run(config: Config, flags: &ArgMatches) -> anyhow::Result<()> {
     logging::init(config.log_format, &config.log_filter).context("log.filter")?;
     process::install_tls_provider();
     process::count_panics();
+    // Before there is another thread: all of them inherit it.
+    priority::raise(priority::REST);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start runtime")?;
     runtime.block_on(async {
@@ -95,7 +100,7 @@ fn run(config: Config, flags: &ArgMatches) -> anyhow::Result<()> {
         }
         systemd::ready(&format!("reports to {}", config.aggregator.url));
         tokio::spawn(dump_on_signal(agent.dumps()));
-        tokio::spawn(check_on_hangup(config, flags.clone()));
+        tokio::spawn(reload_on_hangup(config, flags.clone(), agent.reload()));
         agent.run(stop).await;
         tracing::info!("agent ended");
         Ok(())
@@ -112,27 +117,34 @@ async fn dump_on_signal(dumps: Dumps) {
     }
 }
 
-/// SIGHUP: reads the settings again and says what a restart would change. Certificates need no reload, they are read
-/// with every connection.
-async fn check_on_hangup(current: Config, flags: ArgMatches) {
+/// SIGHUP: reads the settings again, applies what can be applied, and names what needs a restart. Certificates need no
+/// reload, they are read with every connection.
+async fn reload_on_hangup(mut running: Config, flags: ArgMatches, agent: watch::Sender<Config>) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
     while hangups.recv().await.is_some() {
         match Config::load(&flags, std::env::vars()) {
             Err(faults) => tracing::error!(%faults, "settings are faulty, the old ones stay in force"),
-            Ok(new) => {
-                let changed: Vec<&str> = new
-                    .effective
-                    .iter()
-                    .zip(&current.effective)
-                    .filter(|(new, old)| new != old)
-                    .map(|((key, _), _)| key.as_str())
-                    .collect();
-                if changed.is_empty() {
-                    tracing::info!("settings unchanged");
-                } else {
-                    tracing::warn!(?changed, "settings changed: restart the agent to apply them");
-                }
-            }
+            Ok(new) => reload(&mut running, new, &agent),
         }
+    }
+}
+
+fn reload(running: &mut Config, new: Config, agent: &watch::Sender<Config>) {
+    let Changed { applied, needs_restart } = Changed::between(&running.effective, &new.effective);
+    if applied.is_empty() && needs_restart.is_empty() {
+        tracing::info!("settings unchanged");
+        return;
+    }
+    if let Err(error) = logging::set_filter(&new.log_filter) {
+        tracing::error!(%error, "log.filter is faulty, the old settings stay in force");
+        return;
+    }
+    if !needs_restart.is_empty() {
+        tracing::warn!(settings = ?needs_restart, "settings changed that need a restart");
+    }
+    if !applied.is_empty() {
+        apply(running, new);
+        agent.send_replace(running.clone());
+        tracing::info!(settings = ?applied, "settings applied");
     }
 }

@@ -26,6 +26,7 @@ use crate::ebpf::{ProbeConfig, Probes, Records, TargetCounters};
 use crate::encode::Sampling;
 use crate::fact::{Event, Fact, SyncRow};
 use crate::hub::Note;
+use crate::priority;
 use crate::telemetry::Telemetry;
 
 pub mod flight;
@@ -39,9 +40,6 @@ use sample::Sampler;
 
 /// Pause between two drains. The ring of 1 MiB holds 14,000 records: 290,000 a second.
 const DRAIN_EVERY: Duration = Duration::from_millis(50);
-
-/// Niceness of the thread: before etcd, so that a starved CPU can be reported.
-const NICENESS: i32 = -15;
 
 /// Commands that may wait: far more than processes can come and go between two drains. Whoever sends another one waits.
 const COMMANDS_LIMIT: usize = 256;
@@ -238,7 +236,7 @@ struct ProbeThread {
 
 impl ProbeThread {
     fn run(mut self, commands: &Receiver<Command>) {
-        raise_priority();
+        priority::raise(priority::PROBES);
         let mut second = Reading::now().wall_ns.div_euclid(SECOND_NS);
         loop {
             let pause = DRAIN_EVERY.min(Reading::now().until_next_second());
@@ -527,14 +525,6 @@ fn directories(process: &EtcdProcess) -> Vec<PathBuf> {
         .collect();
     found.dedup();
     found
-}
-
-fn raise_priority() {
-    // SAFETY: numbers only; 0 is the calling thread.
-    let outcome = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
-    if outcome != 0 {
-        tracing::debug!(error = %std::io::Error::last_os_error(), "priority of the probes' thread not raised");
-    }
 }
 
 /// Classes that etcd's own WAL histogram counts: records, and the directory at a cut.

@@ -8,6 +8,7 @@ mod boot;
 mod flight;
 mod links;
 mod logs;
+mod reload;
 mod spool;
 mod stream;
 mod support;
