@@ -221,6 +221,49 @@ async fn garbage_on_the_api_port_harms_nobody() {
     program.stop().await;
 }
 
+/// S14: clusters to be watched without agents come and go over the API, with the token alone, and outlive a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_watched_without_agents_is_changed_over_the_api_and_kept() {
+    let token = [("ETCD_MONITOR_AGGREGATOR_TOKEN", "0123456789abcdef")];
+    let fixed = r#"{"name":"fixed","endpoints":["http://127.0.0.1:9"]}"#;
+    let mut program = Program::start_with(&["--agentless", fixed], &token).await;
+    let all = "/api/v1/agentless";
+    let green = serde_json::json!({"name": "green", "endpoints": ["http://127.0.0.1:9"]});
+    assert_eq!(program.send("POST", all, &green, None).await.0, 401);
+    let (status, problem) =
+        program.send("POST", all, &serde_json::json!({"name": "G", "endpoints": []}), Some(token[0].1)).await;
+    assert!(status == 422 && problem["detail"].as_str().unwrap().contains("name:"), "{problem}");
+    assert_eq!(program.send("POST", all, &green, Some(token[0].1)).await.0, 201);
+    assert_eq!(program.send("POST", all, &green, Some(token[0].1)).await.0, 409, "twice");
+    let edit =
+        serde_json::json!({"interval": "2s", "endpoints": ["http://127.0.0.1:9", "http://127.0.0.1:10"]});
+    assert_eq!(program.send("PATCH", "/api/v1/agentless/green", &edit, Some(token[0].1)).await.0, 204);
+    assert_eq!(
+        program.send("PATCH", "/api/v1/agentless/fixed", &edit, Some(token[0].1)).await.0,
+        409,
+        "by the settings"
+    );
+    let bad = serde_json::json!({"ca_file": "relative"});
+    assert_eq!(program.send("PATCH", "/api/v1/agentless/green", &bad, Some(token[0].1)).await.0, 422);
+    program.kill_and_restart().await;
+    let (status, shown) = program.send("GET", all, &Value::Null, Some(token[0].1)).await;
+    let names: Vec<_> =
+        shown["agentless"].as_array().unwrap().iter().map(|one| one["spec"]["name"].clone()).collect();
+    assert_eq!((status, names), (200, vec!["fixed".into(), "green".into()]));
+    let green = &shown["agentless"][1];
+    assert_eq!((&green["spec"]["interval"], green["endpoints"].as_array().unwrap().len()), (&"2s".into(), 2));
+    assert_eq!((&green["origin"], &shown["agentless"][0]["origin"]), (&"api".into(), &"settings".into()));
+    assert_eq!(
+        program.send("DELETE", "/api/v1/agentless/green", &Value::Null, Some(token[0].1)).await.0,
+        204
+    );
+    assert_eq!(
+        program.send("DELETE", "/api/v1/agentless/green", &Value::Null, Some(token[0].1)).await.0,
+        404
+    );
+    program.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_asked_for_and_a_foreign_host_name_refused() {
     let token = [("ETCD_MONITOR_AGGREGATOR_TOKEN", "0123456789abcdef")];

@@ -155,13 +155,4 @@ impl ServerCertVerifier for Verifier {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn certificate_files_that_do_not_read_are_named() {
-        let files = TlsFiles { ca: Some(PathBuf::from("/none/ca.crt")), ..TlsFiles::default() };
-        let error = tls_config(&files, &Names::Any, b"h2").expect_err("no such file");
-        assert!(error.to_string().contains("/none/ca.crt"), "{error}");
-    }
-}
+mod tests;

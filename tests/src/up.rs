@@ -1,5 +1,6 @@
 //! `etcdmon-lab up`: the whole product on a real cluster, for people to look at or, with `--check`, as a proof.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::{Api, from_now};
-use crate::etcd::{Builder, Client, Cluster};
+use crate::etcd::{Builder, Certificates, Client, Cluster};
 use crate::load::{Load, Plan};
 use crate::node::{Agent, Aggregator};
 use crate::place::Place;
@@ -33,6 +34,17 @@ const SMALL_LOAD: u32 = 40;
 /// Lines of each log that are shown when something fails.
 const SHOWN_LINES: usize = 25;
 
+/// Files for a cluster with TLS.
+#[derive(Debug)]
+pub struct Tls {
+    /// Authority that signed its certificates.
+    pub authority: PathBuf,
+    /// Our certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
 /// What is asked for.
 #[derive(Debug, Default)]
 pub struct Options {
@@ -40,6 +52,8 @@ pub struct Options {
     pub check: bool,
     /// Watch this cluster instead of one of our own; no load is put on it.
     pub endpoints: Vec<String>,
+    /// How it is talked to over https.
+    pub tls: Option<Tls>,
     /// No load on a cluster of our own either.
     pub no_load: bool,
 }
@@ -72,7 +86,7 @@ async fn run(options: &Options, place: &Arc<Place>) -> Result<()> {
             !options.check,
             "--check slows a disk, so it needs a cluster of its own: leave out --endpoints"
         );
-        return watch(&options.endpoints, place).await;
+        return watch(&options.endpoints, options.tls.as_ref(), place).await;
     }
     println!("starting 3 members of etcd {}, an aggregator, an agent …", tools::default_version()?);
     if options.check && !tools::is_root() {
@@ -145,21 +159,37 @@ async fn check(stand: Stand) -> Result<()> {
     Ok(())
 }
 
-/// Agent and aggregator beside somebody else's cluster.
-async fn watch(endpoints: &[String], place: &Arc<Place>) -> Result<()> {
+/// Agent and aggregator beside somebody else's cluster: the agent sees its members on this machine, the aggregator asks the
+/// others over the network.
+async fn watch(endpoints: &[String], tls: Option<&Tls>, place: &Arc<Place>) -> Result<()> {
     let since = from_now();
+    let mut spec = serde_json::json!({"name": "etcd", "endpoints": endpoints});
+    let mut certificates = None;
+    if let Some(files) = tls {
+        let path = |path: &PathBuf| path.canonicalize().with_context(|| path.display().to_string());
+        let (authority, client, client_key) =
+            (path(&files.authority)?, path(&files.cert)?, path(&files.key)?);
+        for (key, path) in [("ca-file", &authority), ("cert-file", &client), ("key-file", &client_key)] {
+            spec[key] = serde_json::json!(path);
+        }
+        let (server, server_key) = (PathBuf::new(), PathBuf::new());
+        certificates = Some(Certificates { authority, server, server_key, client, client_key });
+    }
     // Before anything is started: most mistakes are in the address.
-    let wanted = Client::new(endpoints, None)?.ids().await.with_context(|| {
-        format!("no etcd answers at {} (TLS is not supported by `up` yet)", endpoints.join(", "))
+    let wanted = Client::new(endpoints, certificates.as_ref())?.ids().await.with_context(|| {
+        format!("no etcd answers at {}; for https give --cacert, --cert and --key", endpoints.join(", "))
     })?;
-    let aggregator = Aggregator::start(place, "aggregator", &[]).await?;
+    let mut aggregator = Aggregator::prepare(place, "aggregator", &[])?;
+    aggregator.daemon = aggregator.daemon.args(["--agentless".to_owned(), spec.to_string()]);
+    aggregator.daemon.start().await?;
     let mut agent = Agent::prepare(place, "agent", &aggregator.ingest, &[])?;
     agent.daemon.start().await?;
     print_urls(&aggregator, &agent, endpoints, place);
+    println!(
+        "members on other machines are watched without an agent: no sync latencies of theirs, see docs/agentless.md"
+    );
     let api = aggregator.client()?;
-    let id = api.wait_cluster(wanted.0, VISIBLE_LIMIT).await.context(
-        "the agent sees only etcd processes of this machine; run it on the members' machines for the others",
-    )?;
+    let id = api.wait_cluster(wanted.0, VISIBLE_LIMIT).await?;
     show_facts(&api, &id, since).await
 }
 

@@ -80,13 +80,14 @@ async fn marks(cluster: &Cluster) -> Result<(f64, f64, u64)> {
 fn every_version_is_watched_without_an_agent_and_at_no_cost_to_it() {
     run(async |place| {
         let since = from_now();
-        let mut clusters = Vec::new();
-        for version in VERSIONS {
+        let start = async |version: &str| -> Result<(String, Cluster)> {
             let name = format!("v{}", version.replace('.', "-"));
-            let builder =
-                Cluster::builder(&name).members(1).version(version).tls(true).medium(Medium::Directory);
-            clusters.push((name, builder.start(&place).await?));
-        }
+            let builder = Cluster::builder(&name).members(1).version(version).tls(true);
+            Ok((name, builder.medium(Medium::Directory).start(&place).await?))
+        };
+        let [first, second, third, last] = VERSIONS;
+        let clusters = tokio::try_join!(start(first), start(second), start(third), start(last))?;
+        let clusters: [_; 4] = clusters.into();
         let specs: Vec<Value> = clusters
             .iter()
             .map(|(name, cluster)| spec(name, &cluster.endpoints(), cluster.certificates()))

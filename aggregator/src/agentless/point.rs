@@ -31,6 +31,12 @@ const QUESTIONS: usize = 128;
 /// Pages of all endpoints being read at the same time: each may take some 16 MiB until it is found to be too long.
 const PAGES: usize = 16;
 
+/// What etcd says when authentication is on and we are nobody.
+const NO_USER: &str = "user name is empty";
+
+/// Authenticating by password costs a raft proposal each time, so that is not done.
+const NO_USER_HINT: &str = " (etcd's authentication is on: give a client certificate whose common name is an etcd user; it needs no role)";
+
 /// The member list is asked for so often.
 const MEMBERS_EVERY: Duration = Duration::from_secs(5);
 
@@ -99,7 +105,9 @@ impl Failure {
             refused |= io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
             cause = error.source();
         }
-        Self { text: ErrorChain(error).to_string(), refused, hangs }
+        let text = ErrorChain(error).to_string();
+        let hint = if text.contains(NO_USER) { NO_USER_HINT } else { "" };
+        Self { text: text + hint, refused, hangs }
     }
 }
 
@@ -373,5 +381,7 @@ mod tests {
         let refused = Failure::of(&endpoint(std::io::ErrorKind::ConnectionRefused));
         assert!(refused.refused && refused.text.contains("connect to http://a:1"), "{refused:?}");
         assert!(!Failure::of(&endpoint(std::io::ErrorKind::TimedOut)).refused);
+        let nobody = std::io::Error::other("Maintenance.Status: etcdserver: user name is empty");
+        assert!(Failure::of(&nobody).text.contains("it needs no role"));
     }
 }

@@ -154,6 +154,21 @@ impl Program {
         (status, body)
     }
 
+    /// Any method, with a JSON body unless that is null.
+    pub async fn send(&self, method: &str, path: &str, body: &Value, token: Option<&str>) -> (u16, Value) {
+        let url = format!("http://{}{path}", self.api);
+        let mut request = reqwest::Client::new().request(method.parse().unwrap(), url);
+        if !body.is_null() {
+            request = request.json(body);
+        }
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        (status, serde_json::from_str(&response.text().await.unwrap()).unwrap_or(Value::Null))
+    }
+
     pub async fn text(&self, path: &str) -> String {
         reqwest::get(format!("http://{}{path}", self.api)).await.unwrap().text().await.unwrap()
     }

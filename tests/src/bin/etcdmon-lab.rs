@@ -1,5 +1,6 @@
 //! `etcdmon-lab`: the product on a real cluster to look at or as a proof, and what the agent costs.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,6 +25,15 @@ enum Command {
         /// Watch this cluster instead of starting one; no load is put on it
         #[arg(long, value_delimiter = ',', value_name = "URL")]
         endpoints: Vec<String>,
+        /// Authority that signed that cluster's certificates, for https
+        #[arg(long, value_name = "FILE", requires_all = ["endpoints", "cert", "key"])]
+        cacert: Option<PathBuf>,
+        /// Client certificate for that cluster
+        #[arg(long, value_name = "FILE", requires = "cacert")]
+        cert: Option<PathBuf>,
+        /// Key of that certificate
+        #[arg(long, value_name = "FILE", requires = "cacert")]
+        key: Option<PathBuf>,
         /// No load on the cluster that is started
         #[arg(long)]
         no_load: bool,
@@ -104,8 +114,13 @@ fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         match cli.command {
-            Command::Up { check, endpoints, no_load } => {
-                up::up(&up::Options { check, endpoints, no_load }).await
+            Command::Up { check, endpoints, cacert, cert, key, no_load } => {
+                let tls = cacert.zip(cert).zip(key).map(|((authority, cert), key)| up::Tls {
+                    authority,
+                    cert,
+                    key,
+                });
+                up::up(&up::Options { check, endpoints, tls, no_load }).await
             }
             Command::Cluster { members, version, tls, rate } => {
                 let builder = Cluster::builder("etcd").members(members).tls(tls);
