@@ -212,6 +212,29 @@ impl Api {
         self.list(&format!("/api/v1/clusters/{cluster}/ledger?{range}"), "rows").await
     }
 
+    /// Rows of syncs of a member and class since a time, as they are told; at most 10,000.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn sync_rows(
+        &self,
+        cluster: &str,
+        member: &str,
+        class: &str,
+        from: SystemTime,
+    ) -> Result<Vec<Value>> {
+        let scope = format!("member={member}&class={class}&limit=10000&{}", range(from));
+        self.list(&format!("/api/v1/clusters/{cluster}/syncs?{scope}"), "syncs").await
+    }
+
+    /// Events of a kind since a time, as they are told, newest first.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn events(&self, cluster: &str, kind: &str, from: SystemTime) -> Result<Vec<Value>> {
+        self.list(&format!("/api/v1/clusters/{cluster}/events?kind={kind}&{}", range(from)), "events").await
+    }
+
     /// Alerts, optionally in one state only.
     ///
     /// # Errors
