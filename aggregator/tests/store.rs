@@ -91,6 +91,36 @@ async fn what_is_stored_reads_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_agent_sent_before_it_died_is_not_blind() {
+    let Some(engine) = engine().await else { return };
+    let client = engine.client("etcdmon");
+    let (store, _stop) = store(&client);
+    let mut before = Agent::new();
+    store.write(before.decoded(60, NOON), false).await.unwrap();
+    let mut after = Agent { epoch: uuid::Uuid::new_v4(), ..before.clone() };
+    // The row of the second in which it begins came after what was kept; the last second is outside.
+    let (from_ns, to_ns) = (NOON * 1_000_000_000 + 3_000_000, (NOON + 4) * 1_000_000_000);
+    store.write(after.was_down(0, from_ns, to_ns, 100), false).await.unwrap();
+    let known = number(
+        &client,
+        &format!(
+            "SELECT sum(count) FROM sync_histograms WHERE member = {} AND class IN ('wal', 'directory') AND \
+             at < fromUnixTimestamp64Nano({to_ns}, 'UTC')",
+            MEMBERS[0]
+        ),
+    )
+    .await;
+    assert!((1..100).contains(&known), "{known}");
+    let hour = range(NOON, NOON + 3_600);
+    let ledger = Query::new(client.clone()).ledger(cluster(), None, hour, hour.to).await.unwrap();
+    let blind =
+        ledger.iter().flat_map(|account| &account.blind).find(|blind| blind.to.timestamp() == NOON + 4);
+    let blind = blind.unwrap();
+    assert_eq!((blind.count, blind.from.timestamp()), (100 - known, NOON + 4), "{blind:?}");
+    engine.supervisor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_sent_again_at_any_time_is_stored_once() {
     let Some(engine) = engine().await else { return };
     let client = engine.client("etcdmon");

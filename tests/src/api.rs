@@ -56,6 +56,8 @@ pub struct LedgerRow {
     pub member: String,
     /// `sync` are the histograms that count every sync.
     pub stream: String,
+    /// Begin of its minute.
+    pub minute: DateTime<Utc>,
     /// What the agent says it made.
     pub produced: u64,
     /// What the tables hold.
@@ -256,6 +258,16 @@ impl Api {
 /// A time from which on whatever begins now is counted: stored histograms carry the begin of their second.
 pub fn from_now() -> SystemTime {
     SystemTime::now() - Duration::from_secs(1)
+}
+
+impl LedgerRow {
+    /// Produced, less stored, dropped and blind: zero once all is accounted for.
+    pub fn difference(&self) -> i128 {
+        let sum = |counts: &mut dyn Iterator<Item = u64>| counts.map(i128::from).sum::<i128>();
+        let dropped = sum(&mut self.dropped.values().copied());
+        let blind = sum(&mut self.blind.iter().map(|blind| blind.count));
+        i128::from(self.produced) - i128::from(self.stored) - dropped - blind
+    }
 }
 
 /// Syncs that were dropped, and the stretches without sight, of the stream that counts every sync.

@@ -10,7 +10,7 @@ use crate::oracle::{Row, SyncSeries, count_within};
 use crate::stand::Stand;
 use crate::wait;
 
-/// How long what was spooled may take to be stored once all run again.
+/// How long nothing of what was spooled may be stored once all run again.
 const CATCH_UP: Duration = Duration::from_secs(90);
 
 /// Reaching the right number is not enough: it must stay there. What comes still later is found by the next stretch.
@@ -109,11 +109,9 @@ pub async fn balance(
 async fn seen_all_along(stand: &Stand, before: &Books, perf: u64) -> Result<(Books, String)> {
     let now = wait::until("etcd's own count", CATCH_UP, async || stand.wal_syncs_by_etcd().await.map(Some));
     let etcd = now.await? - before.etcd_wal;
-    wait::until("all that etcd counted to be stored", CATCH_UP, async || {
+    wait::growth("what is stored or dropped of etcd's count", etcd, CATCH_UP, async || {
         let (_, wal, dropped, _) = read(stand).await?;
-        let accounted = (wal + dropped).saturating_sub(before.stored_wal + before.dropped);
-        ensure!(accounted >= etcd, "{accounted} of {etcd} are stored or dropped");
-        Ok(Some(()))
+        Ok((wal + dropped).saturating_sub(before.stored_wal + before.dropped))
     })
     .await?;
     let after = Books::settled(stand).await?;
