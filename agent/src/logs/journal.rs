@@ -155,7 +155,10 @@ impl Journal {
         while file.index < file.journal.entries && *entries > 0 && budget.bytes > 0 {
             file.journal.offsets(file.index, &mut offsets)?;
             offsets.truncate(*entries as usize);
-            let Some(last) = offsets.last().copied() else { return Ok(()) };
+            // journald counts an entry after it has listed it.
+            let Some(last) = offsets.last().copied() else {
+                return Err(Fault::Damaged { what: "no place of an entry", at: file.index });
+            };
             for at in &offsets {
                 let outcome = self.entry(file, (*at, last), &mut entry, pid, &mut text, line);
                 budget.bytes = budget.bytes.saturating_sub(file.journal.take_spent());

@@ -172,8 +172,10 @@ fn a_service_is_read_through_flush_rotation_restart_and_failure() {
 
     etcd.child.kill().unwrap();
     etcd.child.wait().unwrap();
-    let mut failing =
-        Service::in_group(&program, &group, journald, &data, &["--initial-cluster=other=http://127.0.0.1:1"]);
+    let (db, kept) = (data.join("member/snap/db"), stand.directory.path().join("db"));
+    fs::rename(&db, &kept).unwrap();
+    fs::write(&db, vec![0xee; 20_000]).unwrap();
+    let mut failing = Service::in_group(&program, &group, journald, &data, &[]);
     wait_for("a start that fails", LIMIT, || failing.child.try_wait().unwrap());
     let since = Instant::now();
     stand.expect("etcd.boot_failed", 1);
@@ -181,9 +183,10 @@ fn a_service_is_read_through_flush_rotation_restart_and_failure() {
     let told = stand.server.aggregator.told();
     let (_, failed) = told.iter().find(|(kind, _)| kind == "etcd.boot_failed").unwrap();
     println!("after {took:?}: {failed}");
-    assert_eq!(failed["cause"], "initial_cluster");
+    assert_eq!(failed["cause"], "db_corrupt");
     assert!(took < PROMISE, "{took:?}");
 
+    fs::rename(&kept, &db).unwrap();
     let mended = Service::in_group(&program, &group, journald, &data, &[]);
     mended.serves();
     stand.expect("etcd.boot_recovered", 1);

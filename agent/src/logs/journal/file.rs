@@ -199,7 +199,7 @@ impl<K: Copy> JournalFile<K> {
         while low < high {
             let middle = low + (high - low) / 2;
             self.offsets(middle, &mut offsets)?;
-            let Some(at) = offsets.first() else { return Ok(low) };
+            let Some(at) = offsets.first() else { return Err(damaged("no place of an entry", middle)) };
             let head: [u8; ENTRY_HEAD] = self.bytes.exact(*at)?;
             if head[0] != ENTRY {
                 return Err(damaged("no entry", *at));

@@ -319,7 +319,7 @@ fn any_bytes_may_be_flipped_at_any_time() {
         let end = good.iter().rposition(|byte| *byte != 0).unwrap();
         let (mut harmed, mut lines) = (0, 0);
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
-        for round in 0..1500 {
+        for round in 0..500 {
             let mut journal = stand.journal();
             journal.limits.entries = 20;
             let mut flipped = Vec::new();
@@ -349,7 +349,7 @@ fn any_bytes_may_be_flipped_at_any_time() {
                 file.write_all_at(&good, 0).unwrap();
             }
         }
-        assert!(harmed > 100 && lines > 1000, "{harmed} {lines}");
+        assert!(harmed > 50 && lines > 500, "{harmed} {lines}");
     }
 }
 

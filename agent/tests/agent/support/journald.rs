@@ -17,15 +17,24 @@ const PROGRAM: &str = "/lib/systemd/systemd-journald";
 const SETTINGS: &str =
     "[Journal]\nStorage=persistent\nReadKMsg=no\nAudit=\nForwardToWall=no\nRateLimitBurst=0\n";
 
+/// journald only empties a `/run` that is in memory.
 const START: &str = "\
-mount --bind \"$1/run\" /run
+mount -t tmpfs -o size=256m,mode=755 run /run
+mkdir -p /run/systemd/journal /run/systemd/journald.conf.d
+cp \"$1/settings\" /run/systemd/journald.conf.d/test.conf
 mount --bind \"$1/log\" /var/log
 mount --bind \"$1/etc\" /etc
+touch /run/of-this-test
 exec /lib/systemd/systemd-journald";
+
+/// What is mounted there is seen from outside as well.
+fn root(child: &Child) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/root", child.id()))
+}
 
 pub struct Journald {
     child: Child,
-    directory: PathBuf,
+    root: PathBuf,
 }
 
 impl Drop for Journald {
@@ -36,18 +45,18 @@ impl Drop for Journald {
 }
 
 impl Journald {
-    /// Below `directory`, whose path must be short: sockets are in it. `None`, with a word, where that can't be done.
+    /// Its files of `/var/log` lie in `directory`. `None`, with a word, where that can't be done.
     pub fn start(directory: &Path) -> Option<Self> {
         if !Path::new(PROGRAM).exists() {
             eprintln!("SKIPPED: no {PROGRAM} here (package systemd)");
             return None;
         }
         let directory = directory.join("journald");
-        for part in ["run/systemd/journal", "run/systemd/journald.conf.d", "log/journal", "etc"] {
+        for part in ["log/journal", "etc"] {
             fs::create_dir_all(directory.join(part)).unwrap();
         }
         fs::write(directory.join("etc/machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
-        fs::write(directory.join("run/systemd/journald.conf.d/test.conf"), SETTINGS).unwrap();
+        fs::write(directory.join("settings"), SETTINGS).unwrap();
         let child = Command::new("unshare")
             .args(["--mount", "--net", "--propagation=private", "sh", "-ec", START, "sh"])
             .arg(&directory)
@@ -62,11 +71,14 @@ impl Journald {
                 return None;
             }
         };
-        let mut journald = Self { child, directory };
+        let root = root(&child);
+        let mut journald = Self { child, root };
         let deadline = Instant::now() + Duration::from_secs(20);
-        while UnixStream::connect(journald.socket("stdout")).is_err() {
+        // Until then it is the journald of this machine.
+        let is_own = |journald: &Self| journald.root.join("run/of-this-test").exists();
+        while !is_own(&journald) || UnixStream::connect(journald.socket("stdout")).is_err() {
             if let Some(status) = journald.child.try_wait().unwrap() {
-                let said = fs::read_to_string(journald.directory.join("stderr")).unwrap_or_default();
+                let said = fs::read_to_string(directory.join("stderr")).unwrap_or_default();
                 eprintln!("SKIPPED: journald does not run in a namespace here ({status}): {said}");
                 return None;
             }
@@ -77,18 +89,18 @@ impl Journald {
     }
 
     fn socket(&self, name: &str) -> PathBuf {
-        self.directory.join("run/systemd/journal").join(name)
+        self.root.join("run/systemd/journal").join(name)
     }
 
     /// The flag that lets an agent read it.
     pub fn flags(&self) -> [String; 2] {
-        ["log/journal", "run/log/journal"]
-            .map(|place| format!("--discovery-journal-dir={}", self.directory.join(place).display()))
+        ["var/log/journal", "run/log/journal"]
+            .map(|place| format!("--discovery-journal-dir={}", self.root.join(place).display()))
     }
 
-    /// Paths of its files below `log` or `run`.
+    /// Names of its files below a directory.
     pub fn files(&self, below: &str) -> Vec<String> {
-        let machine = self.directory.join(below).join("0123456789abcdef0123456789abcdef");
+        let machine = self.root.join(below).join("0123456789abcdef0123456789abcdef");
         let entries = fs::read_dir(machine).into_iter().flatten();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
@@ -120,10 +132,10 @@ impl Journald {
 
     /// Archives the file, and begins the next one.
     pub fn rotate(&self) {
-        let before = self.files("log/journal").len();
+        let before = self.files("var/log/journal").len();
         self.signal(libc::SIGUSR2);
         wait_for("rotation", Duration::from_secs(20), || {
-            (self.files("log/journal").len() > before).then_some(())
+            (self.files("var/log/journal").len() > before).then_some(())
         });
     }
 
