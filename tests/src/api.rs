@@ -58,8 +58,10 @@ pub struct LedgerRow {
     pub stream: String,
     /// Begin of its minute.
     pub minute: DateTime<Utc>,
-    /// What the agent says it made.
+    /// What the agent says it made, and `unannounced`.
     pub produced: u64,
+    /// Stored rows whose account was lost.
+    pub unannounced: u64,
     /// What the tables hold.
     pub stored: u64,
     /// Dropped by reason.

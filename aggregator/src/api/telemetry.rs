@@ -413,6 +413,8 @@ pub struct LedgerRow {
     pub minute: DateTime<Utc>,
     /// What the agent saw.
     pub produced: u64,
+    /// Of these, rows whose account was lost with an agent and an aggregator that died at the same time.
+    pub unannounced: u64,
     /// What is stored.
     pub stored: u64,
     /// What was dropped, by reason.
@@ -474,6 +476,7 @@ pub async fn ledger(
         member: hex(account.member),
         minute: account.minute,
         produced: account.produced,
+        unannounced: account.unannounced,
         stored: account.stored,
         dropped: account.dropped,
         blind: account

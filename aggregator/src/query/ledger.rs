@@ -27,8 +27,11 @@ pub struct LedgerAccount {
     pub member: u64,
     /// Begin of the minute.
     pub minute: DateTime<Utc>,
-    /// What the agent says it produced.
+    /// What the agent says it produced, and [`unannounced`](Self::unannounced).
     pub produced: u64,
+    /// Rows in the tables that no account announced: their agent died with the batch in its memory while the aggregator
+    /// died between storing the batch's rows and its account, which is stored last.
+    pub unannounced: u64,
     /// What the tables hold, counted in the tables.
     pub stored: u64,
     /// What the agent dropped, by reason.
@@ -92,6 +95,7 @@ struct Stored {
     member: u64,
     minute: i64,
     total: u64,
+    unannounced: u64,
 }
 
 /// What an agent sent before it died, beyond what its successor knew of.
@@ -117,14 +121,19 @@ const IN_CLUSTER: &str = "(cluster = {cluster:String} OR (cluster = '00000000-00
                           at >= fromUnixTimestamp64Nano({from:Int64}, 'UTC') AND \
                           at < fromUnixTimestamp64Nano({to:Int64}, 'UTC')))) AND";
 
-/// (stream, table, what is counted). The account of `sync` is kept on the histograms, which hold every sync.
+/// (stream, table, what a row counts). The account of `sync` is kept on the histograms, which hold every sync.
 const STREAMS: [(&str, &str, &str); 5] = [
-    ("sync", "sync_histograms", "sum(count)"),
-    ("sync_row", "syncs", "count()"),
-    ("write", "writes", "count()"),
-    ("metric", "metrics", "count()"),
-    ("event", "events", "count()"),
+    ("sync", "sync_histograms", "count"),
+    ("sync_row", "syncs", "1"),
+    ("write", "writes", "1"),
+    ("metric", "metrics", "1"),
+    ("event", "events", "1"),
 ];
+
+/// Whether no account of the row's batch is there.
+const UNANNOUNCED: &str = "(agent, epoch, sequence) NOT IN (SELECT agent, epoch, sequence FROM ledger WHERE kind = 'produced' \
+     AND cluster IN ({cluster:String}, '00000000-0000-0000-0000-000000000000') AND \
+     at >= fromUnixTimestamp64Nano({from:Int64}, 'UTC') AND at < fromUnixTimestamp64Nano({to:Int64}, 'UTC'))";
 
 /// A new agent process knows what the one before had *kept*: acknowledged, or on its disk. What was stored and whose
 /// acknowledgement never came is in the table, so it was not missed. Rows begin at whole seconds, and the second
@@ -174,11 +183,12 @@ impl Query {
         for entry in entries {
             accounts.enter(entry);
         }
-        for (stream, table, total) in STREAMS {
+        for (stream, table, count) in STREAMS {
             let stored = self.select(
                 "ledger_stored",
                 format!(
-                    "SELECT agent, '{stream}' AS stream, member, {MINUTE}, toUInt64({total}) AS total FROM {table} WHERE "
+                    "SELECT agent, '{stream}' AS stream, member, {MINUTE}, toUInt64(sum({count})) AS total, \
+                     toUInt64(sumIf({count}, {UNANNOUNCED})) AS unannounced FROM {table} WHERE "
                 ),
             );
             let stored: Vec<Stored> = scope(stored)
@@ -190,6 +200,8 @@ impl Query {
             for row in stored {
                 let account = accounts.of(row.minute, row.agent, row.stream, row.member);
                 account.stored = account.stored.saturating_add(row.total);
+                account.unannounced = account.unannounced.saturating_add(row.unannounced);
+                account.produced = account.produced.saturating_add(row.unannounced);
             }
         }
         if let Some(span) = accounts.agents_down() {
@@ -219,6 +231,7 @@ impl Accounts {
             member,
             minute: wall(minute),
             produced: 0,
+            unannounced: 0,
             stored: 0,
             dropped: BTreeMap::new(),
             blind: Vec::new(),
@@ -301,6 +314,7 @@ mod tests {
             member: 1,
             minute,
             produced: 20,
+            unannounced: 0,
             stored: 10,
             dropped: [("ring_full".to_owned(), 5), ("unstorable".to_owned(), 2)].into(),
             blind: vec![blind],

@@ -29,6 +29,8 @@ pub struct Books {
     pub blind: Vec<Blind>,
     /// Syncs of WAL and directories by etcd's own counters.
     pub etcd_wal: u64,
+    /// Stored of all streams without an account: only an agent that dies may leave such.
+    pub unannounced: u64,
 }
 
 impl Books {
@@ -40,9 +42,11 @@ impl Books {
         let (stored_all, stored_wal, dropped, _) =
             wait::settled("the books", CALM, CATCH_UP, async || read(stand).await).await?;
         wait::until("the rest of the books", CATCH_UP, async || {
-            let (_, blind) = losses(&stand.api.ledger(&stand.id, stand.since).await?);
+            let ledger = stand.api.ledger(&stand.id, stand.since).await?;
+            let unannounced = ledger.iter().map(|row| row.unannounced).sum();
+            let (_, blind) = losses(&ledger);
             let etcd_wal = stand.wal_syncs_by_etcd().await?;
-            Ok(Some(Self { stored_all, stored_wal, dropped, blind, etcd_wal }))
+            Ok(Some(Self { stored_all, stored_wal, dropped, blind, etcd_wal, unannounced }))
         })
         .await
     }
@@ -123,6 +127,8 @@ async fn seen_all_along(stand: &Stand, before: &Books, perf: u64) -> Result<(Boo
     ensure!(stored + dropped == etcd, "stored and dropped are not what etcd counted: {text}");
     ensure!(blind == 0, "blind although the agent lived: {text}: {:?}", new_blind(before, &after));
     ensure!(dropped > 0 || all == perf, "not what perf counted: {text}");
+    let unannounced = after.unannounced - before.unannounced;
+    ensure!(unannounced == 0, "{unannounced} rows without an account although the agent lived: {text}");
     Ok((after, text))
 }
 

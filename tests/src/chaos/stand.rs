@@ -112,7 +112,9 @@ impl ChaosStand {
         let rows = wait::settled("the ledger", Duration::from_secs(3), ENGINE_LIMIT, async || {
             stand.api.ledger(&stand.id, stand.since).await
         });
-        let accounted = unaccounted(&rows.await?);
+        let ledger = rows.await?;
+        let accounted = unaccounted(&ledger);
+        let unannounced: u64 = ledger.iter().map(|row| row.unannounced).sum();
         stand.aggregator.daemon.terminate()?;
         stand.agent.daemon.check_never_panicked()?;
         stand.aggregator.daemon.check_never_panicked()?;
@@ -134,7 +136,7 @@ impl ChaosStand {
         let stored: u64 = stored.trim().parse().with_context(|| format!("sum of counts: {stored}"))?;
         // The agent may have seen some more while it ended.
         ensure!(stored >= told, "the tables hold {stored} syncs, the API told of {told}");
-        Ok(format!("{rows} rows, none twice; {stored} syncs stored"))
+        Ok(format!("{rows} rows, none twice, {unannounced} without an account; {stored} syncs stored"))
     }
 }
 
