@@ -147,6 +147,10 @@ async fn hostile_requests_cost_only_themselves() {
         let shown: String = request.chars().take(120).collect();
         assert_eq!(status(&answer), expected, "{shown}\n{answer}");
     }
+    // What is refused before its body was read must not be followed by another request on the same connection.
+    let refused = format!("POST / HTTP/1.1\r\nhost: x\r\n{wrong}content-length: 100\r\n\r\n");
+    let answer = raw(&engine, refused.as_bytes()).await;
+    assert!(status(&answer) == "403" && answer.contains("connection: close\r\n"), "{answer}");
     // A body that ends early, one way and the other.
     let target = "/?query=INSERT+INTO+samples(number)+FORMAT+TSV";
     let chunked =

@@ -3,7 +3,7 @@
 use etcdmon_aggregator::store::decode::decode;
 use etcdmon_aggregator::store::table::Table;
 use etcdmon_aggregator::store::{BatchId, ClusterNames, Decoded};
-use etcdmon_proto::convert::{delta_i64, delta_u64, sparse};
+use etcdmon_proto::convert::{delta_i64, delta_u64};
 use etcdmon_proto::v1;
 use prost::Message;
 use uuid::Uuid;
@@ -121,13 +121,16 @@ fn histograms(noise: &mut Noise, rows: u32, second: i64) -> v1::SyncHistograms {
         ..v1::SyncHistograms::default()
     };
     for _ in many() {
-        let mut counts = vec![0u64; etcdmon_histogram::BUCKETS];
-        for _ in 0..12 {
-            counts[etcdmon_histogram::bucket_of(noise.latency_ns())] += 1;
+        let mut buckets = [(); 12].map(|()| etcdmon_histogram::bucket_of(noise.latency_ns()));
+        buckets.sort_unstable();
+        let (mut deltas, mut counts, mut last) = (Vec::new(), Vec::new(), 0);
+        for run in buckets.chunk_by(|a, b| a == b) {
+            let bucket = u32::try_from(run[0]).expect("few buckets");
+            deltas.push(bucket - std::mem::replace(&mut last, bucket));
+            counts.push(run.len() as u64);
         }
-        let (buckets, counts) = sparse(&counts);
-        columns.bucket_len.push(u32::try_from(buckets.len()).expect("few buckets"));
-        columns.bucket_delta.extend(buckets);
+        columns.bucket_len.push(u32::try_from(deltas.len()).expect("few buckets"));
+        columns.bucket_delta.extend(deltas);
         columns.bucket_count.extend(counts);
     }
     columns

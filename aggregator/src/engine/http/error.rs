@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::super::ffi::FfiError;
@@ -59,7 +60,8 @@ impl HttpError {
     }
 }
 
-/// The response that tells a client, in the words and headers of ClickHouse.
+/// The response that tells a client, in the words and headers of ClickHouse. It ends the connection: the body may not have been
+/// read to its end, and a client that sends its next request while we close would take that for an outage.
 pub fn respond_error(error: &HttpError) -> Response<Full<Bytes>> {
     let mut text = error.to_string();
     let code = text
@@ -69,8 +71,8 @@ pub fn respond_error(error: &HttpError) -> Response<Full<Bytes>> {
     text.push('\n');
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = error.status();
-    response
-        .headers_mut()
-        .insert("x-clickhouse-exception-code", hyper::header::HeaderValue::from(code.unwrap_or(1002u32)));
+    let headers = response.headers_mut();
+    headers.insert("x-clickhouse-exception-code", HeaderValue::from(code.unwrap_or(1002u32)));
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }

@@ -166,9 +166,10 @@ impl Checker {
         Ok(values)
     }
 
-    /// The same, to keep.
-    pub fn owned<T>(self, column: &'static str, values: Vec<T>) -> Result<Vec<T>, DecodeError> {
+    /// The same, to keep: without the room that decoding left, for it is kept until it is stored.
+    pub fn owned<T>(self, column: &'static str, mut values: Vec<T>) -> Result<Vec<T>, DecodeError> {
         self.column(column, &values)?;
+        values.shrink_to_fit();
         Ok(values)
     }
 
@@ -202,7 +203,7 @@ impl Checker {
         self,
         lengths: &[u32],
         deltas: &[u32],
-        counts: Vec<u64>,
+        mut counts: Vec<u64>,
     ) -> Result<(Histograms, Vec<u64>), DecodeError> {
         let lengths = self.column("bucket_len", lengths)?;
         let total: u64 = lengths.iter().map(|length| u64::from(*length)).sum();
@@ -225,6 +226,7 @@ impl Checker {
             ends.push(end as u64);
             begin = end;
         }
+        counts.shrink_to_fit();
         Ok((Histograms::of(ends, buckets, counts), totals))
     }
 }
