@@ -8,7 +8,8 @@
 //! A sync belongs to the second in which it ended, as seen by the snapshot at its end.
 //!
 //! The kernel hands over every sync; which of them have a row is decided here ([`sample`]), and all of them go to the
-//! [flight recorder](flight), whose dumps begin here or are asked for from outside.
+//! [flight recorder](flight), whose dumps begin here or are asked for from outside. Slow ones ([`slow`]) are examined a little later, on a
+//! thread of its own ([`examine`]).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,8 +21,9 @@ use etcdmon_proto::v1::{Degradation, FileClass, Hook};
 use etcdmon_service::logging::ErrorChain;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::autopsy::Gaps;
 use crate::clock::{Reading, SECOND_NS, mono_ns};
-use crate::discover::{EtcdProcess, ProcessId};
+use crate::discover::{EtcdProcess, ProcFs, ProcessId};
 use crate::ebpf::{ProbeConfig, Probes, Records, TargetCounters};
 use crate::encode::Sampling;
 use crate::fact::{Event, Fact, SyncRow};
@@ -29,14 +31,18 @@ use crate::hub::Note;
 use crate::priority;
 use crate::telemetry::Telemetry;
 
+pub mod examine;
 pub mod flight;
 mod losses;
 mod sample;
 pub mod second;
+mod slow;
 
+use examine::{Evidence, Examiner};
 use flight::{Recorder, Trigger};
 use losses::Losses;
 use sample::Sampler;
+use slow::{SlowSyncs, left_out};
 
 /// Pause between two drains. The ring of 1 MiB holds 14,000 records: 290,000 a second.
 const DRAIN_EVERY: Duration = Duration::from_millis(50);
@@ -192,12 +198,17 @@ pub fn start(
         }
     };
     let (commands, receiver) = sync_channel(COMMANDS_LIMIT);
+    let examiner = match &probes {
+        Some(_) => Some(Examiner::start(ProcFs::new("/proc"), notes.clone())?),
+        None => None,
+    };
     let handle = ProbeHandle { commands, probes: probes.clone() };
     let thread = ProbeThread {
         enabled: settings.enabled,
         tuning: settings.tuning,
         recorder: Recorder::new(settings.flight_bytes),
         sampler: Sampler::default(),
+        slow: SlowSyncs::new(examiner),
         records: probes.as_ref().and_then(|probes| probes.take_records()),
         probes,
         notes,
@@ -223,6 +234,7 @@ struct ProbeThread {
     tuning: Tuning,
     recorder: Recorder,
     sampler: Sampler,
+    slow: SlowSyncs,
     probes: Option<Arc<Probes>>,
     records: Option<Records>,
     notes: mpsc::Sender<Note>,
@@ -243,6 +255,8 @@ impl ProbeThread {
             match commands.recv_timeout(pause) {
                 Ok(Command::Stop(done)) => {
                     self.switch(false);
+                    self.tell_left_out();
+                    self.slow.finish();
                     self.finish_dumps();
                     let _nobody_waits = done.send(());
                     return;
@@ -252,6 +266,7 @@ impl ProbeThread {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.drain();
+            self.examine();
             self.dump();
             let now = Reading::now();
             let now_second = now.wall_ns.div_euclid(SECOND_NS);
@@ -344,6 +359,8 @@ impl ProbeThread {
 
     fn detach(&mut self, id: ProcessId) {
         self.drain();
+        let probes = self.probes.clone();
+        self.slow.gone(id, || gather(probes.as_deref()));
         let last = self.probes.as_ref().and_then(|probes| probes.remove_target(id.pid));
         let Some(target) = self.targets.get_mut(&id) else { return };
         let Some((hook, before)) = target.watch.take() else { return };
@@ -376,8 +393,11 @@ impl ProbeThread {
             let Some(after) = probes.snapshot(id.pid) else { continue };
             let (hook, delta) = (*hook, after.since(before));
             *before = after.clone();
-            self.tell_ended(id, second::facts(id, second, hook, &delta), now, &after);
+            let facts = second::facts(id, second, hook, &delta);
+            self.slow.learn(&facts);
+            self.tell_ended(id, facts, now, &after);
         }
+        self.tell_left_out();
         let lost = self.losses.since_last(&probes.losses(), now, &self.telemetry);
         if !lost.is_empty() {
             self.tell(Note::Facts(lost));
@@ -418,11 +438,25 @@ impl ProbeThread {
         }
     }
 
+    /// Hands over the slow syncs whose evidence has come.
+    fn examine(&mut self) {
+        let probes = self.probes.as_deref();
+        self.slow.examine_due(mono_ns(), || gather(probes));
+    }
+
+    fn tell_left_out(&mut self) {
+        let left_out = self.slow.left_out();
+        if !left_out.is_empty() {
+            self.tell(Note::Facts(left_out));
+        }
+    }
+
     /// Empties the ring.
     fn drain(&mut self) {
         let Some(records) = &mut self.records else { return };
         let (targets, rows) = (&self.targets, &mut self.rows);
         let (sampler, recorder, tuning) = (&mut self.sampler, &mut self.recorder, &self.tuning);
+        let (slow_syncs, now_ns) = (&mut self.slow, mono_ns());
         let mut slow = None;
         records.drain(|record| {
             // A record of a process that was removed meanwhile has nobody to belong to.
@@ -430,6 +464,7 @@ impl ProbeThread {
             let reason = sampler.reason(&tuning.sampling, *process, &record);
             rows.extend(reason.map(|reason| SyncRow { reason, ..second::row(*process, &record) }));
             recorder.push(*process, &record, reason.is_some());
+            slow_syncs.take(*process, &record, now_ns);
             if !tuning.dump_latency.is_zero() && record.latency >= tuning.dump_latency {
                 slow = Some(*process);
             }
@@ -506,6 +541,12 @@ impl ProbeThread {
             self.tell(Note::Degraded(degraded));
         }
     }
+}
+
+/// What the kernel saw of the last moments.
+fn gather(_probes: Option<&Probes>) -> Evidence {
+    let unseen = Gaps { requests: true, commits: true, overwritten: false };
+    Evidence { unseen, ..Evidence::default() }
 }
 
 fn degradation(capability: &str, reason: &str, remedy: &str) -> Note {

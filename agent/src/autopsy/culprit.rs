@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+pub use etcdmon_proto::v1::{Certainty, CulpritOrigin as Origin};
+
 use super::evidence::{Operation, Request};
 use super::timeline::{BLAME_BITS, Swept, Timeline};
 use super::{Gaps, Placed, Role, Window};
@@ -26,57 +28,10 @@ const LEAST_SHARE: u64 = 100;
 /// How far before its begin a flush may have to write what others left in the cache.
 const CACHE_REACH_NS: u64 = 10_000_000_000;
 
-/// How a culprit is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Origin {
-    /// It submitted its requests itself.
-    Process,
-    /// As `Process`, and it is the process that synced: other threads, other files.
-    Itself,
-    /// Workers submitted for it (writeback, device mapper): known are the cgroup that is charged and a file, if at all.
-    Writeback,
-    /// Another filesystem's journal.
-    Journal,
-}
-
-impl Origin {
-    /// Its name in tables and on the API.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Process => "process",
-            Self::Itself => "itself",
-            Self::Writeback => "writeback",
-            Self::Journal => "journal",
-        }
-    }
-}
-
-/// How sure it is that this is who it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Certainty {
-    /// A thread of the kernel acted, and nothing says for whom; or evidence is missing.
-    Low,
-    /// The kernel charges it to this cgroup.
-    Medium,
-    /// The process itself submitted it.
-    High,
-}
-
-impl Certainty {
-    /// Its name in tables and on the API.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Low => "low",
-            Self::Medium => "medium",
-            Self::High => "high",
-        }
-    }
-
-    const fn lowered(self) -> Self {
-        match self {
-            Self::High => Self::Medium,
-            Self::Medium | Self::Low => Self::Low,
-        }
+const fn lowered(certainty: Certainty) -> Certainty {
+    match certainty {
+        Certainty::High => Certainty::Medium,
+        Certainty::Medium | Certainty::Low | Certainty::Unspecified => Certainty::Low,
     }
 }
 
@@ -144,7 +99,7 @@ impl Who {
         match self.origin {
             Origin::Process | Origin::Itself => Certainty::High,
             Origin::Writeback if self.cgroup != 0 => Certainty::Medium,
-            Origin::Writeback | Origin::Journal => Certainty::Low,
+            Origin::Writeback | Origin::Journal | Origin::Unspecified => Certainty::Low,
         }
     }
 }
@@ -258,7 +213,7 @@ fn culprit(who: Who, case: &Case, swept: &Swept, gaps: Gaps) -> Culprit {
     let nanoseconds =
         u64::try_from(direct.saturating_add(cached) >> BLAME_BITS).unwrap_or(u64::MAX).min(swept.wait_ns);
     let is_weak = gaps.overwritten || cached > direct;
-    let certainty = if is_weak { who.certainty().lowered() } else { who.certainty() };
+    let certainty = if is_weak { lowered(who.certainty()) } else { who.certainty() };
     let (_, comm, cgroup) = case.newest;
     let (_, inode, device) = case.largest;
     Culprit {

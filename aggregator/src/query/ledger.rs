@@ -21,7 +21,7 @@ const MAX_GROUPS: u64 = 100_000;
 pub struct LedgerAccount {
     /// The agent.
     pub agent: Uuid,
-    /// `sync`, `sync_row`, `write`, `metric`, `event`, `log`.
+    /// `sync`, `sync_row`, `write`, `metric`, `event`, `log`, `autopsy`.
     pub stream: String,
     /// etcd member id; 0 = the node.
     pub member: u64,
@@ -98,12 +98,13 @@ const IN_CLUSTER: &str = "(cluster = {cluster:String} OR (cluster = '00000000-00
                           at < fromUnixTimestamp64Nano({to:Int64}, 'UTC')))) AND";
 
 /// (stream, table, what is counted). The account of `sync` is kept on the histograms, which hold every sync.
-const STREAMS: [(&str, &str, &str); 5] = [
+const STREAMS: [(&str, &str, &str); 6] = [
     ("sync", "sync_histograms", "sum(count)"),
     ("sync_row", "syncs", "count()"),
     ("write", "writes", "count()"),
     ("metric", "metrics", "count()"),
     ("event", "events", "count()"),
+    ("autopsy", "autopsies", "count()"),
 ];
 
 impl Query {

@@ -144,7 +144,7 @@ pub async fn number(client: &Client, sql: &str) -> u64 {
 /// Rows of a batch that are in all tables, and how many of them are there more than once.
 pub async fn stored_and_doubled(client: &Client) -> (u64, u64) {
     let (mut rows, mut doubled) = (0, 0);
-    for table in ["sync_histograms", "syncs", "writes", "metrics", "events", "ledger"] {
+    for table in ["sync_histograms", "syncs", "writes", "metrics", "events", "ledger", "autopsies"] {
         let all = number(client, &format!("SELECT count() FROM {table}")).await;
         let distinct =
             number(client, &format!("SELECT uniqExact(agent, epoch, sequence, row) FROM {table}")).await;
