@@ -313,14 +313,20 @@ impl<'a> Placed<'a> {
         if self.is_on_top && window.disks[0].depth > 0 {
             timeline.add(Lane::Any, self.queued_ns, self.completed_ns);
         }
-        let [device, flush, behind_flush, queue] = match self.role {
-            Role::Own => [Lane::OwnDevice, Lane::OwnFlush, Lane::OwnBehindFlush, Lane::OwnQueue],
+        let [device, flush, with_flush, fua_device, queue] = match self.role {
+            Role::Own => {
+                [Lane::OwnDevice, Lane::OwnFlush, Lane::OwnWithFlush, Lane::OwnFuaDevice, Lane::OwnQueue]
+            }
             Role::File { .. } | Role::Late => {
-                [Lane::FileDevice, Lane::FileFlush, Lane::FileBehindFlush, Lane::FileQueue]
+                [Lane::FileDevice, Lane::FileFlush, Lane::FileWithFlush, Lane::FileFuaDevice, Lane::FileQueue]
             }
-            Role::Journal => {
-                [Lane::JournalDevice, Lane::JournalFlush, Lane::JournalBehindFlush, Lane::JournalQueue]
-            }
+            Role::Journal => [
+                Lane::JournalDevice,
+                Lane::JournalFlush,
+                Lane::JournalWithFlush,
+                Lane::JournalFuaDevice,
+                Lane::JournalQueue,
+            ],
             Role::Machinery => {
                 if self.is_over(window) {
                     let from_ns = self.issued_ns.unwrap_or(self.queued_ns);
@@ -336,9 +342,14 @@ impl<'a> Placed<'a> {
         }
         // A request that is done has been on the device; when it got there nobody saw.
         let issued_ns = self.issued_ns.unwrap_or(self.queued_ns);
-        let queue = if self.request.fua { behind_flush } else { queue };
-        timeline.add(queue, self.queued_ns, issued_ns);
-        timeline.add(device, issued_ns, self.completed_ns);
+        if self.request.fua {
+            // A device that can't do it is made to: a flush before the data, one after them, and only then it is done.
+            timeline.add(with_flush, self.queued_ns, self.completed_ns);
+            timeline.add(fua_device, issued_ns, self.completed_ns);
+        } else {
+            timeline.add(queue, self.queued_ns, issued_ns);
+            timeline.add(device, issued_ns, self.completed_ns);
+        }
     }
 
     /// True when it was done before the sync, as everything is that a sync waits for.

@@ -12,16 +12,20 @@ pub enum Lane {
     OwnDevice,
     /// It asks for a flush and carries nothing.
     OwnFlush,
-    /// It waits for the device, and the device must be flushed before.
-    OwnBehindFlush,
+    /// It needs flushes before or after its data, and is not done yet.
+    OwnWithFlush,
+    /// The same, and its data are on the device, or were and are flushed.
+    OwnFuaDevice,
     /// It waits for the device.
     OwnQueue,
     /// The same of requests that others submitted for the file.
     FileDevice,
     /// As [`Lane::OwnFlush`].
     FileFlush,
-    /// As [`Lane::OwnBehindFlush`].
-    FileBehindFlush,
+    /// As [`Lane::OwnWithFlush`].
+    FileWithFlush,
+    /// As [`Lane::OwnFuaDevice`].
+    FileFuaDevice,
     /// As [`Lane::OwnQueue`].
     FileQueue,
     /// The file's pages were held back before they became a request.
@@ -32,8 +36,10 @@ pub enum Lane {
     JournalDevice,
     /// As [`Lane::OwnFlush`].
     JournalFlush,
-    /// As [`Lane::OwnBehindFlush`].
-    JournalBehindFlush,
+    /// As [`Lane::OwnWithFlush`].
+    JournalWithFlush,
+    /// As [`Lane::OwnFuaDevice`].
+    JournalFuaDevice,
     /// As [`Lane::OwnQueue`].
     JournalQueue,
     /// The journal commits.
@@ -230,19 +236,25 @@ fn decide(counts: &[u32; LANES], depth: u32) -> Option<Slot> {
     if busy(Lane::OwnDevice) {
         return Some(Slot::Device);
     }
-    if busy(Lane::OwnFlush) || (busy(Lane::OwnBehindFlush) && flushing) {
+    if busy(Lane::OwnFlush) || (busy(Lane::OwnWithFlush) && flushing) {
         return Some(Slot::Flush);
     }
-    if busy(Lane::OwnQueue) || busy(Lane::OwnBehindFlush) {
+    if busy(Lane::OwnFuaDevice) {
+        return Some(Slot::Device);
+    }
+    if busy(Lane::OwnQueue) || busy(Lane::OwnWithFlush) {
         return Some(Slot::Queue);
     }
     if busy(Lane::FileDevice) {
         return Some(Slot::Device);
     }
-    if busy(Lane::FileFlush) || (busy(Lane::FileBehindFlush) && flushing) {
+    if busy(Lane::FileFlush) || (busy(Lane::FileWithFlush) && flushing) {
         return Some(Slot::Flush);
     }
-    if busy(Lane::FileQueue) || busy(Lane::FileBehindFlush) {
+    if busy(Lane::FileFuaDevice) {
+        return Some(Slot::Device);
+    }
+    if busy(Lane::FileQueue) || busy(Lane::FileWithFlush) {
         return Some(Slot::Queue);
     }
     if busy(Lane::Held) {
@@ -251,10 +263,13 @@ fn decide(counts: &[u32; LANES], depth: u32) -> Option<Slot> {
     if busy(Lane::JournalDevice) {
         return Some(Slot::JournalDevice);
     }
-    if busy(Lane::JournalFlush) || (busy(Lane::JournalBehindFlush) && flushing) {
+    if busy(Lane::JournalFlush) || (busy(Lane::JournalWithFlush) && flushing) {
         return Some(Slot::JournalFlush);
     }
-    if busy(Lane::JournalQueue) || busy(Lane::JournalBehindFlush) {
+    if busy(Lane::JournalFuaDevice) {
+        return Some(Slot::JournalDevice);
+    }
+    if busy(Lane::JournalQueue) || busy(Lane::JournalWithFlush) {
         return Some(Slot::JournalQueue);
     }
     if busy(Lane::Commit) {
@@ -335,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_request_behind_a_flush_waits_for_the_flush_while_there_is_one() {
-        let behind = (Lane::OwnBehindFlush, 100, 160);
+        let behind = (Lane::OwnWithFlush, 100, 160);
         assert_eq!(swept(&[behind]), [(Slot::Queue, 60)]);
         assert_eq!(swept(&[behind, (Lane::Flush, 110, 150)]), [(Slot::Queue, 20), (Slot::Flush, 40)]);
         assert_eq!(
@@ -343,11 +358,25 @@ mod tests {
             [(Slot::Queue, 60)],
             "one that needs no flush does not wait for one"
         );
-        let journal = (Lane::JournalBehindFlush, 100, 160);
+        let journal = (Lane::JournalWithFlush, 100, 160);
         assert_eq!(
             swept(&[journal, (Lane::Flush, 110, 150)]),
             [(Slot::JournalQueue, 20), (Slot::JournalFlush, 40)]
         );
+    }
+
+    #[test]
+    fn a_flush_behind_the_data_is_a_flush_too() {
+        for (with_flush, on_device, expected) in [
+            (Lane::OwnWithFlush, Lane::OwnFuaDevice, [Slot::Device, Slot::Flush]),
+            (Lane::FileWithFlush, Lane::FileFuaDevice, [Slot::Device, Slot::Flush]),
+            (Lane::JournalWithFlush, Lane::JournalFuaDevice, [Slot::JournalDevice, Slot::JournalFlush]),
+        ] {
+            let spans = [(with_flush, 100, 160), (on_device, 100, 160), (Lane::Flush, 110, 150)];
+            assert_eq!(swept(&spans), [(expected[0], 20), (expected[1], 40)]);
+            let plain = (Lane::OwnDevice, 100, 200);
+            assert_eq!(swept(&[spans[0], spans[1], spans[2], plain]), [(Slot::Device, 100)]);
+        }
     }
 
     #[test]

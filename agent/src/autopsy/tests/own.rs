@@ -60,6 +60,23 @@ fn a_write_that_needs_a_flush_before_it_waits_for_that_flush() {
 }
 
 #[test]
+fn a_flush_after_its_data_is_a_flush_as_well() {
+    let write = Request { fua: true, ..own([0, 8_000, 20_000]) };
+    assert_eq!(
+        of(&[write, flush(1_000, 8_000), flush(10_000, 20_000)], &[]),
+        [("queue", 1_000), ("device", 2_000), ("flush", 17_000)]
+    );
+}
+
+#[test]
+fn a_tasks_flush_that_the_kernel_names_so_is_one_like_an_empty_write() {
+    let task = Request { operation: Operation::Flush, ..empty(own([2_000, 3_000, 19_000])) };
+    assert_eq!(of(&[task, flush(3_000, 18_900)], &[]), [("flush", 17_000), ("unexplained", 3_000)]);
+    let other = Request { thread_id: 600, process_id: 600, ..task };
+    assert_eq!(of(&[other], &[]), [("unexplained", 20_000)], "somebody else's");
+}
+
+#[test]
 fn a_plain_write_in_the_queue_does_not_wait_for_somebody_elses_flush() {
     assert_eq!(
         of(&[own([1_000, 15_000, 16_000]), flush(2_000, 14_000)], &[]),
