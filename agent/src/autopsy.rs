@@ -101,7 +101,11 @@ impl Window {
 
     /// How many disks, from the top, have requests with pages of this file's own filesystem: all down to the first loop device.
     fn own_disks(&self) -> usize {
-        self.disks.iter().skip(1).position(|disk| disk.backing_inode != 0).map_or(self.disks.len(), |at| at + 1)
+        self.disks
+            .iter()
+            .skip(1)
+            .position(|disk| disk.backing_inode != 0)
+            .map_or(self.disks.len(), |at| at + 1)
     }
 
     fn is_ours(&self, cgroup: u64) -> bool {
@@ -165,17 +169,8 @@ pub struct Parts {
 
 impl Parts {
     /// Names, in the order of [`Self::values`].
-    pub const NAMES: [&str; 9] = [
-        "on_cpu",
-        "run_queue",
-        "journal",
-        "queue",
-        "device",
-        "flush",
-        "throttle",
-        "steal",
-        "unexplained",
-    ];
+    pub const NAMES: [&str; 9] =
+        ["on_cpu", "run_queue", "journal", "queue", "device", "flush", "throttle", "steal", "unexplained"];
 
     /// All of them.
     pub const fn values(&self) -> [u64; 9] {
@@ -229,8 +224,7 @@ pub fn autopsy(window: &Window, requests: &[Request], commits: &[Commit], counte
         requests.iter().filter_map(|request| Placed::new(window, own_disks, counters, request)).collect();
     let mut suspects = Suspects::new(window, &placed);
     let depth = window.disks.first().map_or(0, |disk| disk.depth);
-    let mut timeline =
-        Timeline::new(window.start_ns, window.end_ns(), depth, suspects.cached_weight());
+    let mut timeline = Timeline::new(window.start_ns, window.end_ns(), depth, suspects.cached_weight());
     for placed in &placed {
         placed.add_lanes(window, &mut timeline);
         suspects.add(placed, &mut timeline);
@@ -297,8 +291,9 @@ impl<'a> Placed<'a> {
         if completed_ns < queued_ns {
             return None;
         }
-        let issued_ns =
-            known(request.issued_ns).filter(|issued| *issued <= completed_ns).map(|issued| issued.max(queued_ns));
+        let issued_ns = known(request.issued_ns)
+            .filter(|issued| *issued <= completed_ns)
+            .map(|issued| issued.max(queued_ns));
         let times = Times { queued_ns, completed_ns };
         let role = if layer < own_disks {
             role_on_own_disk(window, counters, request, times)

@@ -40,7 +40,7 @@ const fn lowered(certainty: Certainty) -> Certainty {
 pub struct Culprit {
     /// How it is known.
     pub origin: Origin,
-    /// The process; 0 where workers acted for somebody.
+    /// The process; 0 where workers acted for somebody who is not known.
     pub process_id: u32,
     /// Name of the thread that submitted last.
     pub comm: [u8; 16],
@@ -168,8 +168,7 @@ impl<'a> Suspects<'a> {
             }
             Role::Foreign => {}
         }
-        let is_inside =
-            placed.queued_ns < self.window.end_ns() && placed.completed_ns > self.window.start_ns;
+        let is_inside = placed.queued_ns < self.window.end_ns() && placed.completed_ns > self.window.start_ns;
         let is_cached = self.is_cached(placed);
         if !is_inside && !is_cached {
             return;
@@ -207,8 +206,11 @@ impl<'a> Suspects<'a> {
 }
 
 fn culprit(who: Who, case: &Case, swept: &Swept, gaps: Gaps) -> Culprit {
-    let direct: u128 =
-        case.claims.iter().filter_map(|place| swept.claimed.get(*place)).fold(0, |sum, one| sum.saturating_add(*one));
+    let direct: u128 = case
+        .claims
+        .iter()
+        .filter_map(|place| swept.claimed.get(*place))
+        .fold(0, |sum, one| sum.saturating_add(*one));
     let cached = swept.per_cached.saturating_mul(u128::from(case.cached));
     let nanoseconds =
         u64::try_from(direct.saturating_add(cached) >> BLAME_BITS).unwrap_or(u64::MAX).min(swept.wait_ns);
@@ -237,10 +239,10 @@ fn cache(window: &Window, device: u32, placed: &[Placed]) -> Option<(u32, u64, u
     let flushes =
         || placed.iter().filter(|placed| placed.request.device == device && placed.request.is_flush());
     let began = |placed: &Placed| placed.issued_ns.unwrap_or(placed.queued_ns);
-    let inside = flushes().filter(|placed| placed.completed_ns > window.start_ns && began(placed) < window.end_ns());
-    let (_, first_ns) = inside
-        .map(|placed| (matches!(placed.role, Role::Foreign | Role::Machinery), began(placed)))
-        .min()?;
+    let inside =
+        flushes().filter(|placed| placed.completed_ns > window.start_ns && began(placed) < window.end_ns());
+    let (_, first_ns) =
+        inside.map(|placed| (matches!(placed.role, Role::Foreign | Role::Machinery), began(placed))).min()?;
     let earlier = flushes().filter(|placed| placed.completed_ns <= first_ns);
     let after_ns = earlier.map(began).max().unwrap_or(0);
     Some((device, after_ns.max(first_ns.saturating_sub(CACHE_REACH_NS)), first_ns))

@@ -96,12 +96,9 @@ mod tests {
 
     #[test]
     fn it_follows_the_median_within_its_bounds() {
-        for (usual_ns, expected_ns) in [
-            (MS / 2, LEAST_NS),
-            (3 * MS, 8 * 3_050_000),
-            (20 * MS, MOST_NS),
-            (u64::MAX, MOST_NS),
-        ] {
+        for (usual_ns, expected_ns) in
+            [(MS / 2, LEAST_NS), (3 * MS, 8 * 3_050_000), (20 * MS, MOST_NS), (u64::MAX, MOST_NS)]
+        {
             assert_eq!(seconds(&mut Thresholds::default(), 10, usual_ns, 100), expected_ns, "{usual_ns}");
         }
     }

@@ -305,10 +305,7 @@ mod tests {
             Slot::QueueFull,
             Slot::ThrottlePerhaps,
         ];
-        all.into_iter()
-            .map(|slot| (slot, swept.slots[slot as usize]))
-            .filter(|(_, span)| *span > 0)
-            .collect()
+        all.into_iter().map(|slot| (slot, swept.slots[slot as usize])).filter(|(_, span)| *span > 0).collect()
     }
 
     #[test]

@@ -68,7 +68,8 @@ impl Waiting {
             self.held.push(held);
             return;
         }
-        let slow = self.held.iter_mut().filter(|held| held.sync.latency >= Duration::from_nanos(held.threshold_ns));
+        let slow =
+            self.held.iter_mut().filter(|held| held.sync.latency >= Duration::from_nanos(held.threshold_ns));
         let quickest = slow.min_by_key(|held| held.sync.latency);
         let left_out = match quickest {
             Some(quickest) if quickest.sync.latency < sync.latency => {

@@ -178,8 +178,9 @@ mod tests {
     fn sync(latency_ns: u64, culprits: Vec<Culprit>, process: &str) -> SlowSync {
         let cgroup = if process.is_empty() { String::new() } else { "/lab".to_owned() };
         let placement = Placement { cgroup, ..Placement::default() };
-        let names =
-            culprits.iter().map(|_| CulpritName { process: process.to_owned(), placement: placement.clone() });
+        let names = culprits
+            .iter()
+            .map(|_| CulpritName { process: process.to_owned(), placement: placement.clone() });
         SlowSync {
             process: ProcessId { boot_id: [1; 16], pid: 7, start_ticks: 9 },
             class: FileClass::Wal,
@@ -238,7 +239,10 @@ mod tests {
             .collect();
         assert_eq!(named, [(600, 2, 14, 200), (601, 1, 7, 100)]);
         let first = &live.culprits[0];
-        assert_eq!((first.comm.as_str(), first.process.as_str(), first.cgroup.as_str()), ("fio", "fio --name=a", "/lab"));
+        assert_eq!(
+            (first.comm.as_str(), first.process.as_str(), first.cgroup.as_str()),
+            ("fio", "fio --name=a", "/lab")
+        );
     }
 
     #[test]
@@ -251,6 +255,9 @@ mod tests {
         let mut named: Vec<u32> = live.culprits.iter().map(|one| one.process_id).collect();
         named.sort_unstable();
         assert_eq!(named, [7, 1_093, 1_094, 1_095, 1_096, 1_097, 1_098, 1_099]);
-        assert_eq!(live.culprits.iter().find(|one| one.process_id == 7).map(|one| one.syncs_total), Some(100));
+        assert_eq!(
+            live.culprits.iter().find(|one| one.process_id == 7).map(|one| one.syncs_total),
+            Some(100)
+        );
     }
 }

@@ -5,26 +5,33 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use crate::autopsy::waiting::Held;
-use crate::autopsy::{Autopsy, Commit, Gaps, Request, Window, autopsy};
+use crate::autopsy::{Autopsy, Certainty, Commit, Counters, Culprit, Gaps, Origin, Request, Window, autopsy};
 use crate::clock::mono_ns;
 use crate::discover::ProcFs;
 use crate::fact::{CulpritName, Fact, SlowSync};
 use crate::hub::Note;
 
 mod context;
+mod holders;
 mod names;
+mod steal;
 
-use context::Contexts;
+use context::{Contexts, number_of};
+use holders::{File, Holders};
 use names::Names;
+use steal::Steal;
 
 /// Cases that may wait for this thread; what comes when they do is left out and counted.
 const CASES: usize = 8;
+
+/// Steal is sampled at least this often.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 
 /// Slots of the hub's channel left for others.
 const RESERVE: usize = 64;
@@ -68,7 +75,10 @@ impl Examiner {
         let open = Arc::new(AtomicU64::new(0));
         let bench = Bench {
             contexts: Contexts::new(proc.clone(), "/sys".into()),
-            names: Names::new(proc),
+            names: Names::new(proc.clone()),
+            holders: Holders::new(proc.clone()),
+            steal: Steal::default(),
+            proc,
             notes,
             open: Arc::clone(&open),
         };
@@ -99,15 +109,27 @@ impl Examiner {
 }
 
 struct Bench {
+    proc: ProcFs,
     contexts: Contexts,
     names: Names,
+    holders: Holders,
+    steal: Steal,
     notes: mpsc::Sender<Note>,
     open: Arc<AtomicU64>,
 }
 
 impl Bench {
     fn run(mut self, cases: &Receiver<Case>) {
-        while let Ok(case) = cases.recv() {
+        loop {
+            let next = cases.recv_timeout(SAMPLE_EVERY);
+            if let Some(sample) = steal::read(&self.proc) {
+                self.steal.note(mono_ns(), sample);
+            }
+            let case = match next {
+                Ok(case) => case,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             let facts = self.examine(&case);
             let count = facts.len();
             if self.notes.capacity() < RESERVE || self.notes.try_send(Note::Facts(facts)).is_err() {
@@ -129,12 +151,29 @@ impl Bench {
         let evidence = &case.evidence;
         let one = |held: &Held| {
             let (window, counters) = self.contexts.of(held, evidence, now_ns);
-            let autopsy = autopsy(&window, &evidence.requests, &evidence.commits, &counters);
+            let steal_ns = self.steal.during(window.start_ns, window.end_ns());
+            let counters = Counters { steal_ns, ..counters };
+            let mut autopsy = autopsy(&window, &evidence.requests, &evidence.commits, &counters);
+            for culprit in &mut autopsy.culprits {
+                find_holder(&mut self.holders, &window, culprit, now_ns);
+            }
             let names: Vec<CulpritName> =
                 autopsy.culprits.iter().map(|culprit| self.names.of(culprit, now_ns)).collect();
             Fact::SlowSync(Box::new(fact(held, &window, autopsy, names)))
         };
         case.syncs.iter().map(one).collect()
+    }
+}
+
+/// Whose pages writeback wrote, where only the file is known: whoever has it open for writing, most likely.
+fn find_holder(holders: &mut Holders, window: &Window, culprit: &mut Culprit, now_ns: u64) {
+    if culprit.origin != Origin::Writeback || culprit.cgroup != 0 {
+        return;
+    }
+    let devices = [window.filesystem, culprit.device].map(number_of);
+    if let Some(pid) = holders.of(File { inode: culprit.inode, devices }, now_ns) {
+        culprit.process_id = pid;
+        culprit.certainty = Certainty::Medium;
     }
 }
 

@@ -114,7 +114,7 @@ pub struct Culprit {
     pub origin: String,
     /// `high`, `medium` or `low`.
     pub certainty: String,
-    /// Process id on the member's node; 0 where workers acted.
+    /// Process id on the member's node; where workers acted, whoever has the file open for writing, 0 when not known.
     pub process_id: u32,
     /// Name of the thread.
     pub comm: String,

@@ -90,8 +90,13 @@ fn requests_still_under_way_at_the_end_count_up_to_there() {
 #[test]
 fn processes_and_cgroups_are_apart_and_the_worst_comes_first() {
     let by = |process_id, cgroup, bytes| Request { process_id, cgroup, bytes, ..foreign([0, 0, 20_000]) };
-    let requests =
-        [waiting(), by(601, 44, 4 * KIB), by(602, 44, 256 * KIB), by(601, 45, 64 * KIB), by(602, 44, 4 * KIB)];
+    let requests = [
+        waiting(),
+        by(601, 44, 4 * KIB),
+        by(602, 44, 256 * KIB),
+        by(601, 45, 64 * KIB),
+        by(602, 44, 4 * KIB),
+    ];
     let autopsy = examine(&window(20_000), &requests, &[]);
     let found: Vec<_> =
         autopsy.culprits.iter().map(|one| (one.process_id, one.cgroup, one.requests)).collect();
@@ -145,7 +150,8 @@ fn writeback_charged_to_the_root_is_told_apart_by_file() {
         ..write("kworker/u8:2", 900, [0, 0, 20_000])
     };
     let found = culprits(&[waiting(), request(1, 7), request(0, 8), request(1, 8)]);
-    let named: Vec<_> = found.iter().map(|one| (one.inode, one.cgroup, one.requests, one.certainty)).collect();
+    let named: Vec<_> =
+        found.iter().map(|one| (one.inode, one.cgroup, one.requests, one.certainty)).collect();
     assert_eq!(named, [(8, 0, 2, Certainty::Low), (7, 0, 1, Certainty::Low)]);
 }
 
@@ -233,7 +239,11 @@ fn a_small_share_is_not_named() {
 #[test]
 fn not_more_than_the_worst_are_named() {
     let mut requests: Vec<Request> = (0..50)
-        .map(|number| Request { process_id: 600 + number, bytes: (number + 1) * 64 * KIB, ..foreign([0, 0, 20_000]) })
+        .map(|number| Request {
+            process_id: 600 + number,
+            bytes: (number + 1) * 64 * KIB,
+            ..foreign([0, 0, 20_000])
+        })
         .collect();
     requests.push(waiting());
     let found = culprits(&requests);
@@ -243,26 +253,24 @@ fn not_more_than_the_worst_are_named() {
 
 #[test]
 fn missing_evidence_lowers_certainty() {
-    let counters =
-        Counters { gaps: Gaps { overwritten: true, ..Gaps::default() }, ..Counters::default() };
-    let autopsy = super::super::autopsy(&window(20_000), &[waiting(), foreign([0, 0, 20_000])], &[], &counters);
+    let counters = Counters { gaps: Gaps { overwritten: true, ..Gaps::default() }, ..Counters::default() };
+    let autopsy =
+        super::super::autopsy(&window(20_000), &[waiting(), foreign([0, 0, 20_000])], &[], &counters);
     assert_eq!(autopsy.culprits[0].certainty, Certainty::Medium);
 }
 
 #[test]
 fn our_own_agent_is_a_culprit_like_any_other() {
-    let agent = Request {
-        process_id: std::process::id(),
-        comm: comm("spool"),
-        ..foreign([0, 0, 20_000])
-    };
+    let agent = Request { process_id: std::process::id(), comm: comm("spool"), ..foreign([0, 0, 20_000]) };
     assert_eq!(culprits(&[waiting(), agent])[0].process_id, std::process::id());
 }
 
 #[test]
 fn the_name_is_that_of_the_newest_request() {
     let renamed = Request { comm: comm("dd"), ..foreign([5_000, 5_000, 20_000]) };
-    for requests in [[waiting(), foreign([0, 0, 20_000]), renamed], [renamed, foreign([0, 0, 20_000]), waiting()]] {
+    for requests in
+        [[waiting(), foreign([0, 0, 20_000]), renamed], [renamed, foreign([0, 0, 20_000]), waiting()]]
+    {
         assert_eq!(culprits(&requests)[0].comm, comm("dd"));
     }
 }
@@ -272,5 +280,8 @@ fn a_full_device_names_whoever_filled_it() {
     let mut window = window(20_000);
     window.disks[0].depth = 2;
     let autopsy = examine(&window, &[foreign([0, 0, 20_000]), foreign([0, 0, 20_000])], &[]);
-    assert_eq!((parts(&autopsy), shares(&autopsy)), (vec![("queue", 20_000)], vec![(Origin::Process, 600, 100)]));
+    assert_eq!(
+        (parts(&autopsy), shares(&autopsy)),
+        (vec![("queue", 20_000)], vec![(Origin::Process, 600, 100)])
+    );
 }

@@ -35,8 +35,7 @@ fn the_journals_own_requests_are_split_off() {
 
 #[test]
 fn an_empty_request_of_the_journal_is_its_flush() {
-    let autopsy =
-        examine(&window(20_000), &[empty(jbd2([3_000, NEVER, 9_000]))], &[commit(1_000, 18_000)]);
+    let autopsy = examine(&window(20_000), &[empty(jbd2([3_000, NEVER, 9_000]))], &[commit(1_000, 18_000)]);
     assert_eq!(journal_parts(&autopsy), [0, 0, 6_000]);
     assert_eq!(autopsy.parts.journal_ns, 17_000_000);
 }

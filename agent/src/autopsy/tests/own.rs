@@ -29,10 +29,7 @@ fn one_on_the_device_wins_over_one_in_the_queue() {
 
 #[test]
 fn an_empty_request_is_a_flush_from_its_begin_to_its_end() {
-    assert_eq!(
-        of(&[empty(own([2_000, NEVER, 19_000]))], &[]),
-        [("flush", 17_000), ("unexplained", 3_000)]
-    );
+    assert_eq!(of(&[empty(own([2_000, NEVER, 19_000]))], &[]), [("flush", 17_000), ("unexplained", 3_000)]);
     assert_eq!(
         of(&[empty(own([2_000, NEVER, 19_000])), flush(3_000, 18_500)], &[]),
         [("flush", 17_000), ("unexplained", 3_000)],
@@ -42,8 +39,7 @@ fn an_empty_request_is_a_flush_from_its_begin_to_its_end() {
 
 #[test]
 fn write_then_flush_as_a_filesystem_without_journal_does() {
-    let requests =
-        [own([100, 200, 5_000]), empty(own([5_200, NEVER, 19_000])), flush(5_300, 18_900)];
+    let requests = [own([100, 200, 5_000]), empty(own([5_200, NEVER, 19_000])), flush(5_300, 18_900)];
     assert_eq!(
         of(&requests, &[]),
         [("queue", 100), ("device", 4_800), ("flush", 13_800), ("unexplained", 1_300)]
@@ -218,6 +214,7 @@ fn a_full_device_is_a_queue_when_its_depth_is_known() {
 
 #[test]
 fn a_sync_of_no_time_has_no_parts() {
-    let autopsy = examine(&window(0), &[own([0, 0, 0]), flush(-1, 1), foreign([-9, -9, 9])], &[commit(-1, 1)]);
+    let autopsy =
+        examine(&window(0), &[own([0, 0, 0]), flush(-1, 1), foreign([-9, -9, 9])], &[commit(-1, 1)]);
     assert_eq!((parts(&autopsy), autopsy.culprits), (Vec::new(), Vec::new()));
 }

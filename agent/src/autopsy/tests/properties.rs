@@ -252,7 +252,9 @@ fn by_the_instant(window: &Window, requests: &[Request], commits: &[Commit]) -> 
             };
             slot = slot.or(place.map(|place| if kind == 2 { 3 } else { place }));
         }
-        let commits = commits.iter().any(|one| one.start_ns <= now && now < one.end_ns && one.end_ns <= window.end_ns());
+        let commits = commits
+            .iter()
+            .any(|one| one.start_ns <= now && now < one.end_ns && one.end_ns <= window.end_ns());
         match slot.or(commits.then_some(3)) {
             Some(0) => device += 1,
             Some(1) => queue += 1,

@@ -27,7 +27,8 @@ fn it_reaches_back_to_where_the_sync_last_got_further() {
 
 #[test]
 fn several_late_requests_are_held_one_after_the_other() {
-    let requests = [late([5_000, 5_000, 6_000]), late([11_000, 11_000, 12_000]), late([18_000, 18_000, 20_000])];
+    let requests =
+        [late([5_000, 5_000, 6_000]), late([11_000, 11_000, 12_000]), late([18_000, 18_000, 20_000])];
     assert_eq!(of(&requests, &[]), [("device", 4_000), ("throttle", 16_000)]);
 }
 
@@ -85,7 +86,10 @@ fn nor_is_anything_where_no_limit_is_set() {
 
 #[test]
 fn a_request_that_was_there_before_the_sync_was_not_held_back_in_it() {
-    assert_eq!(of(&[late([0, 17_000, 19_000])], &[]), [("queue", 17_000), ("device", 2_000), ("unexplained", 1_000)]);
+    assert_eq!(
+        of(&[late([0, 17_000, 19_000])], &[]),
+        [("queue", 17_000), ("device", 2_000), ("unexplained", 1_000)]
+    );
 }
 
 #[test]

@@ -78,8 +78,7 @@ impl Contexts {
                 || (!evidence.unseen.requests && evidence.complete_since_ns > window.start_ns),
             ..evidence.unseen
         };
-        let counters =
-            Counters { io_limit: member.io_limit, cpu_throttled_ns: None, steal_ns: None, gaps };
+        let counters = Counters { io_limit: member.io_limit, cpu_throttled_ns: None, steal_ns: None, gaps };
         (window, counters)
     }
 
@@ -139,7 +138,7 @@ fn remember<K: Ord + Copy, V>(known: &mut BTreeMap<K, V>, key: K, value: V, aske
 }
 
 /// From `(major << 20) | minor`.
-const fn number_of(device: u32) -> Number {
+pub const fn number_of(device: u32) -> Number {
     Number { major: device >> 20, minor: device & 0xf_ffff }
 }
 

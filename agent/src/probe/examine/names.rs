@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::autopsy::{Culprit, Origin};
+use crate::autopsy::Culprit;
 use crate::collect::disk::mount::Mount;
 use crate::discover::{Placement, ProcFs};
 use crate::fact::CulpritName;
@@ -42,9 +42,8 @@ impl Names {
 
     /// As much as can be found out.
     pub fn of(&mut self, culprit: &Culprit, now_ns: u64) -> CulpritName {
-        let is_process = matches!(culprit.origin, Origin::Process | Origin::Itself) && culprit.process_id != 0;
         let mut name = CulpritName::default();
-        if is_process {
+        if culprit.process_id != 0 {
             name.process = self.process(culprit.process_id);
             if let Ok(text) = self.proc.read(culprit.process_id, "cgroup") {
                 name.placement = Placement::parse(&String::from_utf8_lossy(&text));
@@ -88,11 +87,13 @@ impl Names {
             return None;
         }
         self.searched_ns = Some(now_ns);
-        let (root, directory) = self.roots().into_iter().find_map(|root| Some((root.clone(), search(&root, id)?)))?;
+        let (root, directory) =
+            self.roots().into_iter().find_map(|root| Some((root.clone(), search(&root, id)?)))?;
         let inside = directory.strip_prefix(&root).ok()?.to_string_lossy().into_owned();
         let path = format!("/{inside}");
         if self.known.len() >= REMEMBERED
-            && let Some(oldest) = self.known.iter().min_by_key(|(_, (.., used_ns))| *used_ns).map(|(id, _)| *id)
+            && let Some(oldest) =
+                self.known.iter().min_by_key(|(_, (.., used_ns))| *used_ns).map(|(id, _)| *id)
         {
             self.known.remove(&oldest);
         }
@@ -146,7 +147,7 @@ fn search(root: &Path, id: u64) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::autopsy::Certainty;
+    use crate::autopsy::{Certainty, Origin};
 
     const CONTAINER: &str = "3c0d8d3f2cf7a8a9a3f3cf0a61d5b8f3d1b6a5c4d3e2f1a0b9c8d7e6f5a4b3c2";
 
@@ -259,8 +260,13 @@ mod tests {
     fn this_process_is_found_by_the_id_of_its_cgroup() {
         let proc = ProcFs::new("/proc");
         let text = proc.read(std::process::id(), "cgroup").expect("own");
-        let found = crate::collect::cgroup::hierarchy::find(&proc, std::process::id(), &String::from_utf8_lossy(&text));
-        let Some(level) = found.of("blkio").and_then(|chain| chain.levels.first()).filter(|level| level.path != "/")
+        let found = crate::collect::cgroup::hierarchy::find(
+            &proc,
+            std::process::id(),
+            &String::from_utf8_lossy(&text),
+        );
+        let Some(level) =
+            found.of("blkio").and_then(|chain| chain.levels.first()).filter(|level| level.path != "/")
         else {
             println!("skipped: this process is in no cgroup of its own");
             return;

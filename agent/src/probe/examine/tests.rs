@@ -120,7 +120,8 @@ fn when_the_hub_has_no_room_the_syncs_are_a_loss() {
     assert!(matches!(notes.try_recv(), Ok(Note::Restored("x"))));
     let facts = received(&mut notes);
     assert_eq!(facts.len(), 2);
-    let is_lost = |fact: &Fact| matches!(fact, Fact::Lost(lost) if lost.stream == "autopsy" && lost.count == 1);
+    let is_lost =
+        |fact: &Fact| matches!(fact, Fact::Lost(lost) if lost.stream == "autopsy" && lost.count == 1);
     assert!(facts.iter().all(is_lost), "{facts:?}");
 }
 

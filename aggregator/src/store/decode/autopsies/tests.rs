@@ -1,6 +1,6 @@
 use etcdmon_proto::convert::{delta_i64, delta_u64};
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 use uuid::Uuid;
 
 use super::super::{BatchId, ClusterNames, Decoded, decode};
@@ -120,12 +120,44 @@ fn every_column_is_checked() {
         };
     }
     let all = shortened!(
-        member, file_class, start_mono_ns_delta, latency_ns, thread_id, inode, device, threshold_ns, on_cpu_ns,
-        run_queue_ns, journal_ns, queue_ns, device_ns, flush_ns, throttle_ns, steal_ns, unexplained_ns,
-        journal_device_ns, journal_queue_ns, journal_flush_ns, cpu_quota_ns, wait_ns, gaps, culprit_len,
-        culprit_origin, culprit_certainty, culprit_process_id, culprit_comm, culprit_process, culprit_cgroup,
-        culprit_container_id, culprit_pod_uid, culprit_inode, culprit_device, culprit_requests, culprit_bytes,
-        culprit_syncs, culprit_wait_ns,
+        member,
+        file_class,
+        start_mono_ns_delta,
+        latency_ns,
+        thread_id,
+        inode,
+        device,
+        threshold_ns,
+        on_cpu_ns,
+        run_queue_ns,
+        journal_ns,
+        queue_ns,
+        device_ns,
+        flush_ns,
+        throttle_ns,
+        steal_ns,
+        unexplained_ns,
+        journal_device_ns,
+        journal_queue_ns,
+        journal_flush_ns,
+        cpu_quota_ns,
+        wait_ns,
+        gaps,
+        culprit_len,
+        culprit_origin,
+        culprit_certainty,
+        culprit_process_id,
+        culprit_comm,
+        culprit_process,
+        culprit_cgroup,
+        culprit_container_id,
+        culprit_pod_uid,
+        culprit_inode,
+        culprit_device,
+        culprit_requests,
+        culprit_bytes,
+        culprit_syncs,
+        culprit_wait_ns,
     );
     for (name, shorten) in all {
         let mut columns = columns();
@@ -139,7 +171,10 @@ fn every_column_is_checked() {
 fn what_refers_to_nothing_or_does_not_add_up_is_refused() {
     let cases: [(Change, &str); 7] = [
         (|it| it.member[1] = 2, "section autopsy: column member refers to 2, which does not exist"),
-        (|it| it.culprit_comm[0] = 5, "section autopsy: column culprit_comm refers to 5, which does not exist"),
+        (
+            |it| it.culprit_comm[0] = 5,
+            "section autopsy: column culprit_comm refers to 5, which does not exist",
+        ),
         (|it| it.text.clear(), "section autopsy: column culprit_comm refers to 1, which does not exist"),
         (|it| it.device_ns[1] = 11, "section autopsy: column unexplained_ns leaves its range at row 1"),
         (
