@@ -121,7 +121,7 @@ struct Case {
 
 /// Everybody who might be to blame.
 #[derive(Debug)]
-pub(crate) struct Suspects<'a> {
+pub struct Suspects<'a> {
     window: &'a Window,
     cases: BTreeMap<Who, Case>,
     /// By disk: the cache holds what was written after the first and up to the second time.
@@ -131,7 +131,7 @@ pub(crate) struct Suspects<'a> {
 
 impl<'a> Suspects<'a> {
     /// Looks for what lies in caches first: the timeline needs its weight.
-    pub(crate) fn new(window: &'a Window, placed: &[Placed]) -> Self {
+    pub fn new(window: &'a Window, placed: &[Placed]) -> Self {
         let caches = window.disks.iter().filter_map(|disk| cache(window, disk.device, placed)).collect();
         let mut suspects = Self { window, cases: BTreeMap::new(), caches, cached: 0 };
         suspects.cached = placed
@@ -142,7 +142,7 @@ impl<'a> Suspects<'a> {
     }
 
     /// Weight of all that a flush has to write.
-    pub(crate) const fn cached_weight(&self) -> u64 {
+    pub const fn cached_weight(&self) -> u64 {
         self.cached
     }
 
@@ -156,7 +156,7 @@ impl<'a> Suspects<'a> {
     }
 
     /// Takes a request into account.
-    pub(crate) fn add(&mut self, placed: &Placed, timeline: &mut Timeline) {
+    pub fn add(&mut self, placed: &Placed, timeline: &mut Timeline) {
         let request = placed.request;
         let weight = weight(request);
         match placed.role {
@@ -188,7 +188,7 @@ impl<'a> Suspects<'a> {
     }
 
     /// The worst, with their part of the wait.
-    pub(crate) fn culprits(self, swept: &Swept, gaps: Gaps) -> Vec<Culprit> {
+    pub fn culprits(self, swept: &Swept, gaps: Gaps) -> Vec<Culprit> {
         let least_ns = (swept.wait_ns / LEAST_SHARE).max(1);
         let mut culprits: Vec<Culprit> = self
             .cases

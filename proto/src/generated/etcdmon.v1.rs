@@ -1223,7 +1223,7 @@ pub struct Autopsies {
     pub culprit_origin: ::prost::alloc::vec::Vec<i32>,
     #[prost(enumeration = "Certainty", repeated, tag = "26")]
     pub culprit_certainty: ::prost::alloc::vec::Vec<i32>,
-    /// 0 where workers of the kernel acted for somebody.
+    /// Where workers of the kernel acted: whoever has the file open for writing, 0 if that is not known.
     #[prost(uint32, repeated, tag = "27")]
     pub culprit_process_id: ::prost::alloc::vec::Vec<u32>,
     /// Positions in `text`: name of the thread; name of the process and the first word of its command line; path of the

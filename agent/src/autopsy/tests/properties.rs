@@ -135,7 +135,7 @@ fn sum(values: impl IntoIterator<Item = u64>) -> u128 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn the_parts_add_up_to_the_latency_whatever_the_evidence(
@@ -267,7 +267,7 @@ fn by_the_instant(window: &Window, requests: &[Request], commits: &[Commit]) -> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn the_sweep_finds_what_looking_at_every_instant_finds(

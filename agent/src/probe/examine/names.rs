@@ -170,7 +170,7 @@ mod tests {
     /// A recorded /proc in which process 1 sees a hierarchy mounted, and that hierarchy.
     fn recorded(kind: &str, options: &str) -> (tempfile::TempDir, ProcFs, PathBuf) {
         let root = tempfile::tempdir().expect("writable");
-        let mounted = root.path().join("1/root/sys/fs/cgroup");
+        let mounted = root.path().join("1/root").join("sys/fs/cgroup");
         std::fs::create_dir_all(&mounted).expect("made");
         let line = format!("30 20 0:26 / /sys/fs/cgroup rw - {kind} none {options}\n");
         std::fs::write(root.path().join("1/mountinfo"), line).expect("written");
