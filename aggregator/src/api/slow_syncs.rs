@@ -256,3 +256,82 @@ pub async fn slow_syncs(
     let found = context.shared.query.slow_syncs(cluster.summary.id, &filter).await?;
     Ok(Json(SlowSyncs { slow_syncs: found.into_iter().map(SlowSync::from).collect() }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(culprits: &str, gaps: &str) -> query::SlowSync {
+        query::SlowSync {
+            member: 0xa1,
+            class: "wal".to_owned(),
+            at_ns: 1_795_255_200_000_000_005,
+            latency_ns: 45,
+            thread_id: 7,
+            inode: 9,
+            device: 254 << 20 | 1,
+            threshold_ns: 10,
+            on_cpu_ns: 1,
+            run_queue_ns: 2,
+            journal_ns: 3,
+            queue_ns: 4,
+            device_ns: 5,
+            flush_ns: 6,
+            throttle_ns: 7,
+            steal_ns: 8,
+            unexplained_ns: 9,
+            journal_device_ns: 1,
+            journal_queue_ns: 1,
+            journal_flush_ns: 1,
+            cpu_quota_ns: 2,
+            wait_ns: 20,
+            gaps: gaps.to_owned(),
+            culprits: culprits.to_owned(),
+            agent: Uuid::nil(),
+        }
+    }
+
+    #[test]
+    fn a_culprit_has_its_share_of_the_wait() {
+        let culprits = r#"[{"origin":"process","certainty":"high","process_id":600,"comm":"fio","process":"fio","cgroup":"/lab",
+            "container_id":"","pod_uid":"","inode":0,"device":266338304,"requests":3,"bytes":12288,"syncs":1,"wait_ns":5,
+            "of_a_later_version":true}]"#;
+        let shown = SlowSync::from(stored(culprits, "requests,overwritten"));
+        assert_eq!((shown.member.as_str(), shown.device.as_str()), ("00000000000000a1", "254:1"));
+        assert_eq!((shown.culprits.len(), shown.culprits[0].share), (1, 0.25));
+        assert_eq!((shown.culprits[0].device.as_str(), shown.culprits[0].process_id), ("254:0", 600));
+        assert_eq!(shown.gaps, ["requests", "overwritten"]);
+        let Parts {
+            on_cpu_ns,
+            run_queue_ns,
+            journal_ns,
+            queue_ns,
+            device_ns,
+            flush_ns,
+            throttle_ns,
+            steal_ns,
+            unexplained_ns,
+        } = shown.parts;
+        let parts = [
+            on_cpu_ns,
+            run_queue_ns,
+            journal_ns,
+            queue_ns,
+            device_ns,
+            flush_ns,
+            throttle_ns,
+            steal_ns,
+            unexplained_ns,
+        ];
+        assert_eq!(parts, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(parts.iter().sum::<u64>(), shown.latency_ns);
+    }
+
+    #[test]
+    fn what_another_writer_left_is_no_culprit() {
+        for culprits in ["", "[]", "{}", "[1]", "nonsense"] {
+            let shown = SlowSync::from(stored(culprits, ""));
+            assert!(shown.culprits.is_empty() && shown.gaps.is_empty(), "{culprits:?}");
+        }
+    }
+}

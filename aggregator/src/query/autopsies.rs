@@ -27,7 +27,8 @@ pub struct SlowSync {
     pub member: u64,
     /// File class by name.
     pub class: String,
-    at_ns: i64,
+    /// When it began, Unix nanoseconds.
+    pub at_ns: i64,
     /// How long it took.
     pub latency_ns: u64,
     /// Kernel thread that called it.
