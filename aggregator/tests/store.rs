@@ -50,8 +50,8 @@ async fn what_is_stored_reads_back() {
     assert_eq!((newest.reason.as_str(), newest.sample_every, newest.slow_ns), ("sample", 100, 10_000_000));
     assert_eq!(newest.agent, agent.id);
 
-    let filter = SlowSyncFilter { member: Some(MEMBERS[1]), class: None, range: hour, limit: 7 };
-    let slow = query.slow_syncs(cluster(), &filter).await.unwrap();
+    let slow_filter = SlowSyncFilter { member: Some(MEMBERS[1]), class: None, range: hour, limit: 7 };
+    let slow = query.slow_syncs(cluster(), &slow_filter).await.unwrap();
     // Rows 59, 57 … are the second member's, and have a culprit each.
     assert_eq!(slow.iter().map(|sync| sync.thread_id).collect::<Vec<_>>(), [99, 97, 95, 93, 91, 89, 87]);
     let newest = &slow[0];
