@@ -1,0 +1,3 @@
+//! Why a sync was slow, and who did it.
+
+pub mod evidence;
