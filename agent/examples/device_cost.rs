@@ -16,7 +16,7 @@ fn main() -> Result<()> {
     let (pid, directory) = (pid.parse()?, PathBuf::from(directory));
     let time = Duration::from_secs(seconds.parse()?);
     let probes = Probes::load(&ProbeConfig { offsets_program: None, ..ProbeConfig::default() })?;
-    probes.add_target(pid, &[directory.clone()])?;
+    probes.add_target(pid, std::slice::from_ref(&directory))?;
     if rest.first().is_none_or(|watch| watch != "0") {
         let disks = disks_of(pid, &directory).context("find its disks")?;
         println!("disks {:?}", disks.iter().map(|disk| (disk >> 20, disk & 0xf_ffff)).collect::<Vec<_>>());
@@ -26,8 +26,7 @@ fn main() -> Result<()> {
     std::thread::sleep(time);
     for (program, earlier) in probes.runs().into_iter().zip(before) {
         let runs = program.runs - earlier.runs;
-        if runs > 0 {
-            let each = (program.run_time_ns - earlier.run_time_ns) / runs;
+        if let Some(each) = (program.run_time_ns - earlier.run_time_ns).checked_div(runs) {
             println!("{:24} {each:6} ns × {:9.1}/s", program.program, runs as f64 / time.as_secs_f64());
         }
     }

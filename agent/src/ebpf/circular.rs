@@ -79,7 +79,7 @@ mod tests {
         let mut found = Vec::new();
         let word = |index: usize| {
             let sequence = sequences[index / 2];
-            if index % 2 == 0 { sequence } else { sequence.saturating_sub(1) * 10 }
+            if index.is_multiple_of(2) { sequence } else { sequence.saturating_sub(1) * 10 }
         };
         let position = ARRAY.read(head, since, word, |words| found.push(words[1]));
         (found, position)
