@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::autopsy::Gaps;
 use crate::clock::{Reading, SECOND_NS, mono_ns};
 use crate::discover::{EtcdProcess, ProcFs, ProcessId};
-use crate::ebpf::{ProbeConfig, Probes, Records, TargetCounters};
+use crate::ebpf::{Position, ProbeConfig, Probes, Records, TargetCounters, disks_of};
 use crate::encode::Sampling;
 use crate::fact::{Event, Fact, SyncRow};
 use crate::hub::Note;
@@ -55,6 +55,9 @@ const RETRY_AFTER_NS: i64 = 15 * SECOND_NS;
 
 /// Most rows of a dump that are handed over with one drain: 20,000 a second.
 const DUMP_SLICE: usize = 1_000;
+
+/// Seconds after which the disks of all processes are looked up again: queues come and go.
+const DISKS_EVERY: i64 = 10;
 
 /// Slots of channel left for others when records are handed over.
 const RESERVE: usize = 64;
@@ -346,6 +349,7 @@ impl ProbeThread {
                     let reason = format!("{}; cost: {}", watch.reason, watch.cost());
                     self.degrade("sync.hook", &reason, "put etcd's directories on ext4");
                 }
+                self.watch_disks();
                 for off in probes.facts().degraded {
                     self.degrade(&off.capability, &off.reason, off.remedy);
                 }
@@ -398,6 +402,9 @@ impl ProbeThread {
             self.tell_ended(id, facts, now, &after);
         }
         self.tell_left_out();
+        if now.wall_ns.div_euclid(SECOND_NS).rem_euclid(DISKS_EVERY) == 0 {
+            self.watch_disks();
+        }
         let lost = self.losses.since_last(&probes.losses(), now, &self.telemetry);
         if !lost.is_empty() {
             self.tell(Note::Facts(lost));
@@ -435,6 +442,23 @@ impl ProbeThread {
         if let Some(probes) = self.probes.as_ref().filter(|_| over) {
             probes.close_write_slot();
             self.slot_opened = None;
+        }
+    }
+
+    /// Tells the kernel which disks are below the processes' directories.
+    fn watch_disks(&mut self) {
+        let Some(probes) = self.probes.clone().filter(|_| self.enabled) else { return };
+        let watched = self.targets.values().filter(|target| target.watch.is_some());
+        let below = |target: &Target| -> Vec<u32> {
+            let directories = directories(&target.process).into_iter();
+            directories
+                .filter_map(|directory| disks_of(target.process.id.pid, &directory).ok())
+                .flatten()
+                .collect()
+        };
+        let disks: Vec<u32> = watched.flat_map(below).collect();
+        if let Err(error) = probes.watch_devices(&disks) {
+            self.degrade("block.hooks", &ErrorChain(&error).to_string(), error.remedy());
         }
     }
 
@@ -543,10 +567,27 @@ impl ProbeThread {
     }
 }
 
-/// What the kernel saw of the last moments.
-fn gather(_probes: Option<&Probes>) -> Evidence {
-    let unseen = Gaps { requests: true, commits: true, overwritten: false };
-    Evidence { unseen, ..Evidence::default() }
+/// What the kernel saw of the last moments: all that its circular buffers still hold, and what is not over yet.
+fn gather(probes: Option<&Probes>) -> Evidence {
+    let Some(probes) = probes else {
+        let unseen = Gaps { requests: true, commits: true, overwritten: false };
+        return Evidence { unseen, ..Evidence::default() };
+    };
+    let (mut requests, mut commits) = (Vec::new(), Vec::new());
+    let read = probes.requests(Position::default(), &mut requests);
+    // In the order of their completion: before the first one some are missing, if any is.
+    let complete_since_ns = match requests.first() {
+        Some(first) if read.overwritten() > 0 => first.completed_ns,
+        _ => 0,
+    };
+    requests.extend(probes.requests_under_way());
+    probes.commits(Position::default(), &mut commits);
+    commits.extend(probes.commits_under_way());
+    let facts = probes.facts();
+    let is_off = |capability: &str| facts.degraded.iter().any(|off| off.capability == capability);
+    let requests_unseen = is_off("block.hooks") || is_off("block.submitter");
+    let unseen = Gaps { requests: requests_unseen, commits: is_off("journal.hooks"), overwritten: false };
+    Evidence { requests, commits, complete_since_ns, unseen }
 }
 
 fn degradation(capability: &str, reason: &str, remedy: &str) -> Note {

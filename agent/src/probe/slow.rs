@@ -122,6 +122,7 @@ mod tests {
             start_mono_ns: SECOND,
             latency,
             run_delay: Duration::ZERO,
+            run_time: None,
             written_bytes: 0,
             inode: 1,
             device: 2,

@@ -66,7 +66,7 @@ impl Contexts {
             start_ns: sync.start_mono_ns,
             latency_ns: nanoseconds(sync.latency),
             run_delay_ns: nanoseconds(sync.run_delay),
-            on_cpu_ns: None,
+            on_cpu_ns: sync.run_time.map(nanoseconds),
             inode: sync.inode,
             filesystem: sync.device,
             log: below.log,

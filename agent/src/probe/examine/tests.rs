@@ -25,6 +25,7 @@ fn held() -> Held {
         start_mono_ns: START,
         latency: Duration::from_millis(20),
         run_delay: Duration::from_millis(2),
+        run_time: None,
         written_bytes: 0,
         inode: 500,
         device: libc::major(device) << 20 | libc::minor(device),
