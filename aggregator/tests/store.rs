@@ -250,7 +250,7 @@ async fn days_have_partitions_of_their_own() {
     let parts = "SELECT uniqExact(partition) FROM system.parts WHERE active AND database = 'etcdmon' AND table = 'writes'";
     assert_eq!(number(&client, parts).await, 3);
     // One insert for each table and day: two tables reach over midnight.
-    assert_eq!(store.counters().inserts.load(Ordering::Relaxed), 2 * 3 + 4 * 2);
+    assert_eq!(store.counters().inserts.load(Ordering::Relaxed), 2 * 3 + 5 * 2);
     write_all(&store, batches, true).await;
     assert_eq!(stored_and_doubled(&client).await, (7 * 660, 0));
     engine.supervisor.stop().await;
