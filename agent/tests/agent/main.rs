@@ -9,6 +9,7 @@ mod flight;
 mod links;
 mod logs;
 mod reload;
+mod slow_syncs;
 mod spool;
 mod stream;
 mod support;
