@@ -81,6 +81,13 @@ pub const SCHEMA: Schema = Schema {
             "Watch only etcds with their data below; empty = all",
         )
         .list(),
+        Setting::new(
+            "discovery.journal-dir",
+            "DIR",
+            "",
+            "Where journald keeps its files; empty = /var/log/journal and /run/log/journal",
+        )
+        .list(),
         Setting::new("collect.interval", "TIME", "1s", "Period of collectors without one of their own"),
         Setting::new("collect.metrics-interval", "TIME", "", "Period of etcd's /metrics"),
         Setting::new(
@@ -250,6 +257,8 @@ pub struct Config {
     pub admin_control: bool,
     /// Prefixes of data directories; empty = all.
     pub only_data_dir: Vec<PathBuf>,
+    /// Where journald keeps its files; empty = where it does by itself.
+    pub journal_dirs: Vec<PathBuf>,
     /// Periods of the collectors.
     pub periods: Periods,
     /// Whether syncs are counted in the kernel.
@@ -319,6 +328,7 @@ impl Config {
             admin: settings.read("listen.admin"),
             admin_control: settings.read("listen.admin-control"),
             only_data_dir: settings.list("discovery.only-data-dir"),
+            journal_dirs: settings.list("discovery.journal-dir"),
             periods: periods(settings),
             probes_enabled: settings.read("probe.enabled"),
             sampling: Sampling {
@@ -434,6 +444,9 @@ impl Config {
         }
         if self.only_data_dir.iter().any(|prefix| !prefix.is_absolute()) {
             settings.fault("discovery.only-data-dir", "holds a path that is not absolute");
+        }
+        if self.journal_dirs.iter().any(|directory| !directory.is_absolute()) {
+            settings.fault("discovery.journal-dir", "holds a path that is not absolute");
         }
         for (key, file) in [
             ("aggregator.ca-file", &self.aggregator.tls.ca),

@@ -160,7 +160,7 @@ impl Agent {
         report_recovery(&recovery, &notes);
         let probes = probe::start(probe_settings(&config), notes.clone(), Arc::clone(&telemetry))
             .map_err(io_error("start the probes' thread"))?;
-        let logs = logs::start(proc.clone(), logs::find::Places::default(), notes.clone())
+        let logs = logs::start(proc.clone(), places(&config), notes.clone())
             .map_err(io_error("start the logs' thread"))?;
         let (interval, batch_interval) = watch::channel(FIRST_BATCH_INTERVAL);
         let (live_sender, live) = send::live::outlet();
@@ -412,6 +412,15 @@ const fn tuning(config: &Config) -> Tuning {
         write_slot: config.write_slot,
         write_period: config.write_period,
     }
+}
+
+/// Where logs are, as the settings say.
+fn places(config: &Config) -> logs::find::Places {
+    let mut places = logs::find::Places::default();
+    if !config.journal_dirs.is_empty() {
+        places.journals.clone_from(&config.journal_dirs);
+    }
+    places
 }
 
 fn probe_settings(config: &Config) -> ProbeSettings {

@@ -1,7 +1,8 @@
 //! etcd's own log, found and read: typed events, counts by level, and why an etcd does not start.
 //!
 //! ```text
-//! find → tail → container frames → line → event → facts
+//! find → tail → container frames ┐
+//!      └→ journal ───────────────┴→ line → event → facts
 //!                                        └→ boot, exit, outside → verdict → incident
 //! ```
 //!
@@ -30,6 +31,7 @@ pub mod find;
 pub mod follow;
 pub mod frame;
 pub mod incident;
+pub mod journal;
 pub mod limit;
 pub mod line;
 mod member;

@@ -29,6 +29,7 @@ mod batches;
 mod counters;
 mod live;
 mod peer;
+mod refusals;
 mod serve;
 mod steer;
 

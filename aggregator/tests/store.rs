@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use etcdmon_aggregator::query::{Query, SlowSyncFilter, SyncFilter, TimeRange};
+use etcdmon_aggregator::query::{LedgerAccount, Query, SlowSyncFilter, SyncFilter, TimeRange};
 use etcdmon_aggregator::store::{Client, External, Store, migrate};
 use etcdmon_proto::v1::FileClass;
 use proxy::Mishap;
@@ -119,6 +119,60 @@ async fn what_is_stored_reads_back() {
     assert_eq!(query.latency(other, None, None, hour).await.unwrap().p99_ns, None);
     engine.supervisor.stop().await;
     assert_eq!(engine.supervisor.facts().borrow().last_error, None, "the engine did not end in order");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_agent_sent_before_it_died_is_not_blind() {
+    let Some(engine) = engine().await else { return };
+    let client = engine.client("etcdmon");
+    let (store, _stop) = store(&client);
+    let mut before = Agent::new();
+    store.write(before.decoded(60, NOON), false).await.unwrap();
+    let mut after = Agent { epoch: uuid::Uuid::new_v4(), ..before.clone() };
+    // The row of the second in which it begins came after what was kept; the last second is outside.
+    let (from_ns, to_ns) = (NOON * 1_000_000_000 + 3_000_000, (NOON + 4) * 1_000_000_000);
+    store.write(after.was_down(0, from_ns, to_ns, 100), false).await.unwrap();
+    let known = number(
+        &client,
+        &format!(
+            "SELECT sum(count) FROM sync_histograms WHERE member = {} AND class IN ('wal', 'directory') AND \
+             at < fromUnixTimestamp64Nano({to_ns}, 'UTC')",
+            MEMBERS[0]
+        ),
+    )
+    .await;
+    assert!((1..100).contains(&known), "{known}");
+    let hour = range(NOON, NOON + 3_600);
+    let ledger = Query::new(client.clone()).ledger(cluster(), None, hour, hour.to).await.unwrap();
+    let blind =
+        ledger.iter().flat_map(|account| &account.blind).find(|blind| blind.to.timestamp() == NOON + 4);
+    let blind = blind.unwrap();
+    assert_eq!((blind.count, blind.from.timestamp()), (100 - known, NOON + 4), "{blind:?}");
+    engine.supervisor.stop().await;
+}
+
+/// What is left of a batch when aggregator and agent both died half way through it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_whose_account_never_came_are_produced_and_said_to_be_unannounced() {
+    let Some(engine) = engine().await else { return };
+    let client = engine.client("etcdmon");
+    let (store, _stop) = store(&client);
+    let mut before = Agent::new();
+    store.write(before.decoded(60, NOON), false).await.unwrap();
+    client.connect().unwrap().query_raw("TRUNCATE TABLE ledger").execute().await.unwrap();
+    let mut after = Agent { epoch: uuid::Uuid::new_v4(), ..before.clone() };
+    store.write(after.decoded(6, NOON + 1), false).await.unwrap();
+    let hour = range(NOON, NOON + 3_600);
+    let ledger = Query::new(client.clone()).ledger(cluster(), None, hour, hour.to).await.unwrap();
+    let sum = |stream: &str, count: fn(&LedgerAccount) -> u64| -> u64 {
+        ledger.iter().filter(|account| account.stream == stream).map(count).sum()
+    };
+    let streams = ["sync", "sync_row", "write", "metric", "event"];
+    assert_eq!(streams.map(|stream| sum(stream, |it| it.unannounced)), [180, 60, 60, 60, 60]);
+    assert_eq!(streams.map(|stream| sum(stream, |it| it.stored)), [198, 66, 66, 66, 66]);
+    let announced: u64 = ledger.iter().map(|it| it.produced - it.unannounced).sum();
+    assert_eq!(announced, number(&client, "SELECT sum(count) FROM ledger WHERE kind = 'produced'").await);
+    engine.supervisor.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

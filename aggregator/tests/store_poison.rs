@@ -99,6 +99,7 @@ async fn a_table_without_a_column_stops_no_other_table_and_is_waited_for() {
             66,
             "the other tables wait for nobody"
         );
+        assert_eq!(number(&client, "SELECT count() FROM ledger").await, 6, "but the account comes last");
         execute(&client, "ALTER TABLE events ADD COLUMN details String").await;
     };
     tokio::join!(write_all(&store, &batch, false), mend);

@@ -111,17 +111,27 @@ pub fn sparse(counts: &[u64]) -> (Vec<u32>, Vec<u64>) {
 /// When the columns differ in length or a bucket is out of range or out of order.
 pub fn dense(bucket_deltas: &[u32], counts: &[u64]) -> Result<Vec<(u16, u64)>, CodingError> {
     check_length("bucket_count", counts, bucket_deltas.len())?;
-    let mut bucket = 0u64;
-    let mut pairs = Vec::with_capacity(counts.len());
-    for (position, (delta, count)) in bucket_deltas.iter().zip(counts).enumerate() {
+    let mut buckets = Vec::with_capacity(bucket_deltas.len());
+    undelta_buckets(bucket_deltas, &mut buckets)?;
+    Ok(buckets.into_iter().zip(counts.iter().copied()).collect())
+}
+
+/// Appends the buckets of one histogram, in rising order.
+///
+/// # Errors
+/// When a bucket is out of range or out of order.
+pub fn undelta_buckets(deltas: &[u32], buckets: &mut Vec<u16>) -> Result<(), CodingError> {
+    let (mut bucket, mut last) = (0u64, None);
+    for delta in deltas {
         bucket += u64::from(*delta);
-        let repeated = position > 0 && *delta == 0;
         match u16::try_from(bucket) {
-            Ok(index) if usize::from(index) < BUCKETS && !repeated => pairs.push((index, *count)),
+            Ok(index) if usize::from(index) < BUCKETS && last.replace(index) != Some(index) => {
+                buckets.push(index);
+            }
             _ => return Err(CodingError::Bucket { bucket }),
         }
     }
-    Ok(pairs)
+    Ok(())
 }
 
 impl v1::Histogram {

@@ -56,8 +56,12 @@ pub struct LedgerRow {
     pub member: String,
     /// `sync` are the histograms that count every sync.
     pub stream: String,
-    /// What the agent says it made.
+    /// Begin of its minute.
+    pub minute: DateTime<Utc>,
+    /// What the agent says it made, and `unannounced`.
     pub produced: u64,
+    /// Stored rows whose account was lost.
+    pub unannounced: u64,
     /// What the tables hold.
     pub stored: u64,
     /// Dropped by reason.
@@ -212,6 +216,29 @@ impl Api {
         self.list(&format!("/api/v1/clusters/{cluster}/ledger?{range}"), "rows").await
     }
 
+    /// Rows of syncs of a member and class since a time, as they are told; at most 10,000.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn sync_rows(
+        &self,
+        cluster: &str,
+        member: &str,
+        class: &str,
+        from: SystemTime,
+    ) -> Result<Vec<Value>> {
+        let scope = format!("member={member}&class={class}&limit=10000&{}", range(from));
+        self.list(&format!("/api/v1/clusters/{cluster}/syncs?{scope}"), "syncs").await
+    }
+
+    /// Events of a kind since a time, as they are told, newest first.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn events(&self, cluster: &str, kind: &str, from: SystemTime) -> Result<Vec<Value>> {
+        self.list(&format!("/api/v1/clusters/{cluster}/events?kind={kind}&{}", range(from)), "events").await
+    }
+
     /// Alerts, optionally in one state only.
     ///
     /// # Errors
@@ -233,6 +260,16 @@ impl Api {
 /// A time from which on whatever begins now is counted: stored histograms carry the begin of their second.
 pub fn from_now() -> SystemTime {
     SystemTime::now() - Duration::from_secs(1)
+}
+
+impl LedgerRow {
+    /// Produced, less stored, dropped and blind: zero once all is accounted for.
+    pub fn difference(&self) -> i128 {
+        let sum = |counts: &mut dyn Iterator<Item = u64>| counts.map(i128::from).sum::<i128>();
+        let dropped = sum(&mut self.dropped.values().copied());
+        let blind = sum(&mut self.blind.iter().map(|blind| blind.count));
+        i128::from(self.produced) - i128::from(self.stored) - dropped - blind
+    }
 }
 
 /// Syncs that were dropped, and the stretches without sight, of the stream that counts every sync.

@@ -12,8 +12,8 @@ use std::io;
 use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -43,10 +43,17 @@ const SPREAD: [(Duration, f64); 4] = [
 #[derive(Debug, Default)]
 pub struct Delays {
     write_ns: AtomicU64,
-    syncs: Mutex<Vec<Duration>>,
-    next: AtomicUsize,
+    syncs: Mutex<Syncs>,
     served: AtomicU64,
-    first_delayed: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug, Default)]
+struct Syncs {
+    delays: Vec<Duration>,
+    next: usize,
+    /// Counts changes of `delays`: what was delayed before one is not counted after it.
+    generation: u64,
+    first_delayed: Option<Instant>,
 }
 
 impl Delays {
@@ -57,8 +64,9 @@ impl Delays {
 
     /// Flushes take longer by these delays in turn; an empty list lets them through at once.
     pub fn set_syncs(&self, delays: &[Duration]) {
-        *self.first_delayed.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        *self.syncs.lock().unwrap_or_else(PoisonError::into_inner) = delays.to_vec();
+        let mut syncs = self.syncs();
+        let generation = syncs.generation + 1;
+        *syncs = Syncs { delays: delays.to_vec(), generation, ..Syncs::default() };
     }
 
     /// For a time, delays that put at least 5 % of the syncs into each of four or more of etcd's buckets; none after.
@@ -84,19 +92,27 @@ impl Delays {
     /// When the first delayed flush since the last [`Delays::set_syncs`] was answered: the moment from which the disk
     /// was slow for those who use it.
     pub fn slow_since(&self) -> Option<Instant> {
-        *self.first_delayed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.syncs().first_delayed
     }
 
-    fn next_sync(&self) -> Duration {
-        let delays = self.syncs.lock().unwrap_or_else(PoisonError::into_inner);
-        if delays.is_empty() {
-            return Duration::ZERO;
+    /// The delay of the next flush, and the generation that it belongs to.
+    fn next_sync(&self) -> (Duration, u64) {
+        let mut syncs = self.syncs();
+        let turn = syncs.next;
+        syncs.next += 1;
+        let delay = syncs.delays.get(turn % syncs.delays.len().max(1)).copied().unwrap_or_default();
+        (delay, syncs.generation)
+    }
+
+    fn note_delayed(&self, generation: u64) {
+        let mut syncs = self.syncs();
+        if syncs.generation == generation {
+            syncs.first_delayed.get_or_insert_with(Instant::now);
         }
-        delays[self.next.fetch_add(1, Ordering::Relaxed) % delays.len()]
     }
 
-    fn note_delayed(&self) {
-        self.first_delayed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+    fn syncs(&self) -> MutexGuard<'_, Syncs> {
+        self.syncs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -277,14 +293,35 @@ impl Filesystem for OneFile {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        let delay = self.delays.next_sync();
+        let (delay, generation) = self.delays.next_sync();
         let delays = self.delays.clone();
         later(delay, move || {
             reply.ok();
             delays.served.fetch_add(1, Ordering::Relaxed);
             if !delay.is_zero() {
-                delays.note_delayed();
+                delays.note_delayed(generation);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flush_delayed_before_a_change_is_not_counted_after_it() {
+        let delays = Delays::default();
+        let (first, second) = (Duration::from_millis(1), Duration::from_millis(2));
+        delays.set_syncs(&[first, second]);
+        let [(one, generation), (two, _), (three, _)] = [(); 3].map(|()| delays.next_sync());
+        assert_eq!((one, two, three), (first, second, first));
+        delays.clear();
+        assert_eq!(delays.next_sync().0, Duration::ZERO);
+        delays.note_delayed(generation);
+        assert_eq!(delays.slow_since(), None);
+        delays.set_syncs(&[first]);
+        delays.note_delayed(delays.next_sync().1);
+        assert!(delays.slow_since().is_some());
     }
 }

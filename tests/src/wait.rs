@@ -33,6 +33,34 @@ pub async fn until<T>(
     }
 }
 
+/// Looks until `probe` gives at least `enough`, for as long as what it gives grows at least once in `patience`: a backlog takes
+/// the time that it takes.
+///
+/// # Errors
+/// When it stops growing too early.
+pub async fn growth(
+    what: &str,
+    enough: u64,
+    patience: Duration,
+    mut probe: impl AsyncFnMut() -> Result<u64>,
+) -> Result<()> {
+    let mut reached = 0;
+    let what = format!("{what} to grow");
+    loop {
+        let grown = until(&what, patience, async || {
+            let value = probe().await?;
+            if value <= reached && value < enough {
+                bail!("{value} of {enough}");
+            }
+            Ok(Some(value))
+        });
+        reached = grown.await?;
+        if reached >= enough {
+            return Ok(());
+        }
+    }
+}
+
 /// Looks until `probe` gives the same value for as long as `calm`, at most for `limit`; returns that value.
 ///
 /// # Errors
@@ -55,4 +83,22 @@ pub async fn settled<T: PartialEq + Clone + std::fmt::Debug>(
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_grows_is_waited_for_and_what_stands_still_is_not() {
+        let mut value = 0;
+        let slow = growth("it", 5, Duration::from_secs(60), async || {
+            value += 1;
+            Ok(value / 2)
+        });
+        slow.await.expect("it grows in time");
+        let stuck = growth("it", 50, Duration::from_millis(200), async || Ok(49));
+        let error = stuck.await.expect_err("it stands still").to_string();
+        assert!(error.contains("49 of 50"), "{error}");
+    }
 }

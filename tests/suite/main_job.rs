@@ -18,6 +18,9 @@ const PAGE_LIMIT: Duration = Duration::from_secs(5);
 /// Beyond every threshold of the built-in rules on the 99th percentile.
 const SLOW: Duration = Duration::from_millis(150);
 
+/// Beyond what begins a dump of the flight recorder.
+const VERY_SLOW: Duration = Duration::from_millis(400);
+
 /// One stand at a time: these tests measure seconds, and the machine may have two processors.
 static ONE_AT_A_TIME: LazyLock<Mutex<()>> = LazyLock::new(|| Mutex::new(()));
 
@@ -95,6 +98,42 @@ fn a_slow_disk_pages_within_five_seconds() {
                 labels["severity"] == "critical"
             })
             .await?;
+        stand.finish()
+    });
+}
+
+/// S16: one sync that is slow, and every sync around it has a row, to the last one that was counted.
+#[test]
+fn a_slow_sync_leaves_every_sync_around_it() {
+    if skip_without_root("probes and disks") {
+        return;
+    }
+    run(async |place| {
+        let _turn = ONE_AT_A_TIME.lock().await;
+        let stand = stand(&place).await?;
+        let member = member_hex(&stand, 0).await?;
+        let delays = stand.cluster.members[0].delays()?;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        delays.set_syncs(&[VERY_SLOW]);
+        wait::until("a sync to be slow", Duration::from_secs(20), async || Ok(delays.slow_since())).await?;
+        delays.clear();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        stand.load.pause().await?;
+        let dump = wait::until("the dump to be told", Duration::from_secs(40), async || {
+            let told = stand.api.events(&stand.id, "flight.dumped", stand.since).await?;
+            Ok(told.into_iter().find(|event| event["member"] == member.as_str()))
+        })
+        .await?;
+        ensure!(dump["details"]["trigger"] == "slow_sync", "{dump}");
+        stand.settled(&[]).await?;
+        let counts = stand.api.sync_counts(&stand.id, stand.since).await?;
+        let wal = counts.iter().find(|count| count.member == member && count.class == "wal");
+        let counted = wal.context("no WAL syncs of the member")?.count;
+        let rows = stand.api.sync_rows(&stand.id, &member, "wal", stand.since).await?;
+        let kept = rows.iter().filter(|row| row["reason"] == "flight").count();
+        println!("{counted} syncs, {} rows, {kept} of them the flight recorder's", rows.len());
+        ensure!(rows.len() as u64 == counted, "{} rows of {counted} syncs", rows.len());
+        ensure!(kept > 100, "only {kept} rows are the flight recorder's");
         stand.finish()
     });
 }

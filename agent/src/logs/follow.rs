@@ -1,20 +1,25 @@
 //! The log of one etcd process: lines in, events, counts and what its boot looks like out.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::collections::VecDeque;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::boot::Boot;
 use super::event::recognize;
-use super::find::{Source, newest_log};
-use super::frame::{Unframed, Unframer};
+use super::find::Source;
 use super::limit::Limiter;
 use super::line::{Entry, Level, parse, peek_level};
-use super::tail::{Budget, Tail};
+use super::tail::Budget;
+use super::time::Stamp;
 use crate::clock::{Reading, SECOND_NS};
 use crate::discover::ProcessId;
-use crate::fact::{Event, Fact, Lost, Samples, Series};
+use crate::fact::{Event, Fact};
+
+mod account;
+mod input;
+
+use account::{Counts, Losses};
+use input::{Input, Origin};
 
 /// Bytes read of one process's log in a poll; five polls a second. A debug-level etcd at its worst writes 10 MB/s.
 const POLL_BYTES: usize = 4 << 20;
@@ -25,37 +30,16 @@ const POLL_LINES: u32 = 200;
 /// How often counts become samples.
 const SAMPLE_NS: i64 = 5 * SECOND_NS;
 
-/// A file that is read.
+/// Lines kept of a process that is not known yet, and the longest of them.
+const AHEAD_LINES: usize = 64;
+const AHEAD_BYTES: usize = 4 << 10;
+
+/// A line of another process than the one that is followed: of the one before, or of the next one, which writes before it is
+/// found.
 #[derive(Debug)]
-struct Input {
-    source: Source,
-    tail: Tail,
-    unframer: Option<Unframer>,
-}
-
-/// What was lost, by reason.
-#[derive(Debug, Default)]
-struct Losses {
-    rate: u64,
-    backlog: u64,
-    too_long: u64,
-}
-
-/// Counters of one member's lines. They outlive its process, so that a restart does not look like one of ours.
-#[derive(Debug)]
-struct Counts {
-    levels: [(Arc<Series>, u64); 5],
-    unrecognized: (Arc<Series>, u64),
-}
-
-impl Default for Counts {
-    fn default() -> Self {
-        let level = |level: Level| {
-            (Series::counter("etcdmon_etcd_log_messages_total", &[("level", level.name())]), 0)
-        };
-        let unrecognized = Series::counter("etcdmon_etcd_log_unrecognized_lines_total", &[]);
-        Self { levels: Level::ALL.map(level), unrecognized: (unrecognized, 0) }
-    }
+struct Ahead {
+    pid: u32,
+    entry: Result<Entry, Vec<u8>>,
 }
 
 /// See the module.
@@ -73,6 +57,7 @@ pub struct Follow {
     sampled_ns: i64,
     /// Whether the last line that told its time belongs to this process and is new.
     counts_now: bool,
+    ahead: VecDeque<Ahead>,
     /// How it comes up.
     pub boot: Boot,
 }
@@ -80,26 +65,17 @@ pub struct Follow {
 impl Follow {
     /// Follows these from near their ends.
     pub fn new(id: ProcessId, started_ns: i64, fresh: bool, sources: Vec<Source>) -> Self {
-        let input = |source: Source| {
-            let (path, framed) = match &source {
-                Source::File(path) => (path.clone(), false),
-                Source::ContainerFile(path) => (path.clone(), true),
-                Source::Container(directory) => {
-                    (newest_log(directory).unwrap_or_else(|| PathBuf::from("/none")), true)
-                }
-            };
-            Input { source, tail: Tail::new(path), unframer: framed.then(Unframer::default) }
-        };
         Self {
             id,
             started_ns,
             fresh,
-            inputs: sources.into_iter().map(input).collect(),
+            inputs: sources.into_iter().map(|source| Input::new(source, id, started_ns)).collect(),
             counts: Counts::default(),
             losses: Losses::default(),
             limiter: Limiter::default(),
             sampled_ns: 0,
             counts_now: fresh,
+            ahead: VecDeque::new(),
             boot: Boot::new(started_ns),
         }
     }
@@ -115,92 +91,88 @@ impl Follow {
         self.started_ns = started_ns;
         self.fresh = true;
         self.boot = Boot::new(started_ns);
+        for line in std::mem::take(&mut self.ahead).into_iter().filter(|line| line.pid == id.pid) {
+            match line.entry {
+                Ok(entry) => self.boot.entry(&entry),
+                Err(raw) => self.boot.raw(&raw),
+            }
+        }
     }
 
     /// Reads what is new.
     pub fn poll(&mut self, now: Reading, facts: &mut Vec<Fact>) {
         let mut budget = Budget { bytes: POLL_BYTES };
         let mut lines = POLL_LINES;
+        let mut losses = std::mem::take(&mut self.losses);
         for mut input in std::mem::take(&mut self.inputs) {
-            if let Source::Container(directory) = &input.source
-                && let Some(newest) = newest_log(directory).filter(|newest| newest != input.tail.path())
-            {
-                self.read(&mut input, now, &mut budget, &mut lines, facts);
-                input.tail.switch(newest);
-            }
-            self.read(&mut input, now, &mut budget, &mut lines, facts);
-            let skipped = input.tail.take_skipped();
-            self.losses.backlog += skipped.backlog;
-            self.losses.too_long += skipped.too_long;
+            input.poll(self.id, now, &mut budget, &mut losses, |line, origin| {
+                self.take(line, origin, now, &mut lines, facts);
+            });
             self.inputs.push(input);
         }
+        losses.rate += self.losses.rate;
+        self.losses = losses;
         self.account(now, facts);
     }
 
-    fn read(
-        &mut self,
-        input: &mut Input,
-        now: Reading,
-        budget: &mut Budget,
-        lines: &mut u32,
-        facts: &mut Vec<Fact>,
-    ) {
-        let unframer = &mut input.unframer;
-        let outcome = input.tail.poll(budget, &mut |line, old| match unframer {
-            None => self.take(line, old, now, lines, facts),
-            Some(unframer) => match unframer.take(line) {
-                Unframed::Line(line) => self.take(&line, old, now, lines, facts),
-                Unframed::Part => {}
-                Unframed::TooLong => self.losses.too_long += 1,
-            },
-        });
-        if let Err(error) = outcome {
-            tracing::debug!(path = %input.tail.path().display(), %error, "log of etcd not read");
-        }
-    }
-
-    /// `old` lines were there before following began: they tell how a running etcd came up, and belong to a fresh one
+    /// Old lines were there before following began: they tell how a running etcd came up, and belong to a fresh one
     /// when they were written since it began.
-    fn take(&mut self, line: &[u8], old: bool, now: Reading, lines: &mut u32, facts: &mut Vec<Fact>) {
+    fn take(&mut self, line: &[u8], origin: Origin, now: Reading, lines: &mut u32, facts: &mut Vec<Fact>) {
         let level = peek_level(line);
+        let old = origin.old;
         if !old {
             if level == Some(Level::Debug) {
-                self.counts.levels[Level::Debug as usize].1 += 1;
+                self.counts.add(level);
                 return;
             }
             if *lines == 0 {
                 self.losses.rate += 1;
-                if let Some(level) = level {
-                    self.counts.levels[level as usize].1 += 1;
+                if level.is_some() {
+                    self.counts.add(level);
                 }
                 return;
             }
             *lines -= 1;
         }
-        let Some(entry) = parse(line) else {
-            if !old || (self.fresh && self.counts_now) {
-                self.counts.unrecognized.1 += 1;
-                self.boot.raw(line);
+        let is_other = origin.pid.is_some_and(|pid| pid != self.id.pid);
+        let Some(entry) = read(line, origin) else {
+            if !old || (self.fresh && self.counts_now && !is_other) {
+                self.counts.add(None);
+                match origin.pid.filter(|_| is_other) {
+                    Some(pid) => self.keep(pid, Err(line[..line.len().min(AHEAD_BYTES)].to_vec())),
+                    None => self.boot.raw(line),
+                }
             }
             return;
         };
         if !old {
             self.counts_now = true;
+        } else if origin.pid.is_some() {
+            self.counts_now = !is_other;
         } else if let Some(at_ns) = entry.stamp.wall_ns(now.wall_ns) {
             // Text lines of raft have whole seconds only.
             self.counts_now = at_ns >= self.started_ns - SECOND_NS;
         }
-        match (old, self.counts_now) {
-            (false, _) => self.note(&entry, now, facts),
-            (true, true) if self.fresh => self.note(&entry, now, facts),
-            (true, true) => self.boot.entry(&entry),
-            (true, false) => {}
+        if !old || (self.counts_now && self.fresh) {
+            self.note(&entry, now, facts);
+        }
+        match origin.pid.filter(|_| is_other) {
+            Some(pid) if !old => self.keep(pid, Ok(entry)),
+            None if !old || self.counts_now => self.boot.entry(&entry),
+            _ => {}
         }
     }
 
+    /// Of the one before, nothing will ask for it.
+    fn keep(&mut self, pid: u32, entry: Result<Entry, Vec<u8>>) {
+        if self.ahead.len() >= AHEAD_LINES {
+            self.ahead.pop_front();
+        }
+        self.ahead.push_back(Ahead { pid, entry });
+    }
+
     fn note(&mut self, entry: &Entry, now: Reading, facts: &mut Vec<Fact>) {
-        self.counts.levels[entry.level as usize].1 += 1;
-        self.boot.entry(entry);
+        self.counts.add(Some(entry.level));
         let Some(found) = recognize(entry) else { return };
         if !self.limiter.admit(found.kind, now.wall_ns) {
             return;
@@ -228,24 +200,22 @@ impl Follow {
             return;
         }
         self.sampled_ns = now.wall_ns;
-        let all = self.counts.levels.iter().chain([&self.counts.unrecognized]);
-        let values = all.map(|(series, count)| (Arc::clone(series), *count as f64)).collect();
-        facts.push(Fact::Samples(Samples { process: Some(self.id), mono_ns: now.mono_ns, values }));
-        let losses = std::mem::take(&mut self.losses);
-        for (reason, count) in
-            [("rate", losses.rate), ("backlog", losses.backlog), ("too_long", losses.too_long)]
-        {
-            if count > 0 {
-                facts.push(Fact::Lost(Lost {
-                    process: Some(self.id),
-                    wall_ns: now.wall_ns,
-                    stream: "log",
-                    reason: reason.to_owned(),
-                    count,
-                }));
-            }
-        }
+        facts.push(self.counts.sample(self.id, now));
+        self.losses.tell(self.id, now, facts);
     }
+}
+
+/// What is of no known form is a message all the same where it came with a level: etcd 3.4 gives journald the bare text. Of a
+/// time in no known zone, or none, whoever took the line knows better.
+fn read(line: &[u8], origin: Origin) -> Option<Entry> {
+    let mut entry = parse(line).or_else(|| {
+        let message = String::from_utf8_lossy(line).trim_end().to_owned();
+        Some(Entry { level: origin.level?, stamp: Stamp::None, message, fields: Map::new() })
+    })?;
+    if let (Some(wall_ns), Stamp::None | Stamp::Local(_)) = (origin.wall_ns, entry.stamp) {
+        entry.stamp = Stamp::Utc(wall_ns);
+    }
+    Some(entry)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod adverse;
 mod boot;
 mod flight;
+mod journal;
 mod links;
 mod logs;
 mod reload;

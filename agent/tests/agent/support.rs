@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod aggregator;
 pub mod etcd;
+pub mod journald;
 
 use std::time::{Duration, Instant};
 

@@ -159,7 +159,7 @@ pub struct Syncs {
     pub syncs: Vec<Sync>,
 }
 
-/// A sync that was slow or belongs to the sample.
+/// A sync that was slow, belongs to the sample, or was kept by the flight recorder.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Sync {
     /// Its member, 16 hexadecimal digits.
@@ -182,7 +182,7 @@ pub struct Sync {
     pub device: String,
     /// 0 or a negative errno.
     pub result: i32,
-    /// `slow` or `sample`.
+    /// `slow`, `sample`, or `flight` when it was near something that happened.
     pub reason: String,
     /// The sample then: one in so many of those that are not slow.
     pub sample_every: u32,
@@ -413,6 +413,8 @@ pub struct LedgerRow {
     pub minute: DateTime<Utc>,
     /// What the agent saw.
     pub produced: u64,
+    /// Of these, rows whose account was lost with an agent and an aggregator that died at the same time.
+    pub unannounced: u64,
     /// What is stored.
     pub stored: u64,
     /// What was dropped, by reason.
@@ -474,6 +476,7 @@ pub async fn ledger(
         member: hex(account.member),
         minute: account.minute,
         produced: account.produced,
+        unannounced: account.unannounced,
         stored: account.stored,
         dropped: account.dropped,
         blind: account

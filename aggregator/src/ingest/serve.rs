@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use etcdmon_service::logging::ErrorChain;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use super::peer::{Connection, Peer};
+use super::refusals::Refusals;
 use super::{Counters, Service};
 use crate::enrol::Enrolments;
 use crate::tls::{AgentCertificate, OwnCertificate};
@@ -100,6 +101,7 @@ async fn accept(
     stop: CancellationToken,
 ) {
     let strangers = Arc::new(tokio::sync::Semaphore::new(MAX_STRANGERS));
+    let refusals = Arc::new(Refusals::default());
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -115,9 +117,10 @@ async fn accept(
             continue;
         };
         let (known, counters, tls) = (known.clone(), counters.clone(), tls.clone());
+        let refusals = Arc::clone(&refusals);
         tokio::spawn(async move {
-            let greeted =
-                tokio::time::timeout(PREFACE_TIMEOUT, greet(stream, peer, tls.as_ref(), &counters)).await;
+            let greet = greet(stream, peer, tls.as_ref(), &counters, &refusals);
+            let greeted = tokio::time::timeout(PREFACE_TIMEOUT, greet).await;
             drop(permit);
             if let Ok(Some(connection)) = greeted {
                 // A closed channel means the server is stopping.
@@ -133,6 +136,7 @@ async fn greet(
     address: SocketAddr,
     tls: Option<&TlsPort>,
     counters: &Counters,
+    refusals: &Refusals,
 ) -> Option<Connection> {
     if !is_familiar(&stream, tls.is_some()).await {
         Counters::add(&counters.garbage, 1);
@@ -156,7 +160,10 @@ async fn greet(
         }
         Err(error) => {
             Counters::add(&counters.tls_failed, 1);
-            tracing::warn!(peer = %address, reason = reason(&error), "TLS handshake failed");
+            let reason = reason(&error);
+            if let Some(silent) = refusals.admit(address.ip(), &reason, Instant::now()) {
+                tracing::warn!(peer = %address, reason, silent, "TLS handshake failed");
+            }
             None
         }
     }

@@ -27,8 +27,11 @@ pub struct LedgerAccount {
     pub member: u64,
     /// Begin of the minute.
     pub minute: DateTime<Utc>,
-    /// What the agent says it produced.
+    /// What the agent says it produced, and [`unannounced`](Self::unannounced).
     pub produced: u64,
+    /// Rows in the tables that no account announced: their agent died with the batch in its memory while the aggregator
+    /// died between storing the batch's rows and its account, which is stored last.
+    pub unannounced: u64,
     /// What the tables hold, counted in the tables.
     pub stored: u64,
     /// What the agent dropped, by reason.
@@ -58,10 +61,16 @@ pub struct Blind {
     pub from: DateTime<Utc>,
     /// End.
     pub to: DateTime<Utc>,
-    /// What etcd's own counters say happened in it.
+    /// What etcd's own counters say happened in it, less what its agent had sent before it died.
     pub count: u64,
     /// `agent_down`, `attach` …
     pub reason: String,
+}
+
+impl Blind {
+    fn is_agent_down(&self) -> bool {
+        self.reason == "agent_down"
+    }
 }
 
 #[derive(clickhouse::Row, Deserialize)]
@@ -86,6 +95,21 @@ struct Stored {
     member: u64,
     minute: i64,
     total: u64,
+    unannounced: u64,
+}
+
+/// What an agent sent before it died, beyond what its successor knew of.
+#[derive(clickhouse::Row, Deserialize)]
+struct Overlap {
+    #[serde(with = "clickhouse::serde::uuid")]
+    agent: Uuid,
+    member: u64,
+    from_ns: i64,
+    to_ns: i64,
+    /// WAL and directory syncs, which is what blind intervals count.
+    total: u64,
+    /// End of the last second that was stored.
+    until_ns: i64,
 }
 
 /// Begin of the minute that holds `at`, in nanoseconds.
@@ -97,15 +121,34 @@ const IN_CLUSTER: &str = "(cluster = {cluster:String} OR (cluster = '00000000-00
                           at >= fromUnixTimestamp64Nano({from:Int64}, 'UTC') AND \
                           at < fromUnixTimestamp64Nano({to:Int64}, 'UTC')))) AND";
 
-/// (stream, table, what is counted). The account of `sync` is kept on the histograms, which hold every sync.
+/// (stream, table, what a row counts). The account of `sync` is kept on the histograms, which hold every sync.
 const STREAMS: [(&str, &str, &str); 6] = [
-    ("sync", "sync_histograms", "sum(count)"),
-    ("sync_row", "syncs", "count()"),
-    ("write", "writes", "count()"),
-    ("metric", "metrics", "count()"),
-    ("event", "events", "count()"),
-    ("autopsy", "autopsies", "count()"),
+    ("sync", "sync_histograms", "count"),
+    ("sync_row", "syncs", "1"),
+    ("write", "writes", "1"),
+    ("metric", "metrics", "1"),
+    ("event", "events", "1"),
+    ("autopsy", "autopsies", "1"),
 ];
+
+/// Whether no account of the row's batch is there.
+const UNANNOUNCED: &str = "(agent, epoch, sequence) NOT IN (SELECT agent, epoch, sequence FROM ledger WHERE kind = 'produced' \
+     AND cluster IN ({cluster:String}, '00000000-0000-0000-0000-000000000000') AND \
+     at >= fromUnixTimestamp64Nano({from:Int64}, 'UTC') AND at < fromUnixTimestamp64Nano({to:Int64}, 'UTC'))";
+
+/// A new agent process knows what the one before had *kept*: acknowledged, or on its disk. What was stored and whose
+/// acknowledgement never came is in the table, so it was not missed. Rows begin at whole seconds, and the second
+/// in which an interval begins had ended when the last kept row was made.
+const OVERLAPS: &str = "SELECT blind.agent AS agent, blind.member AS member, from_ns, to_ns, toUInt64(sum(seen.count)) AS total, \
+     toUnixTimestamp64Nano(max(seen.at)) + 1000000000 AS until_ns FROM sync_histograms AS seen INNER JOIN \
+     (SELECT DISTINCT agent, epoch, member, blind_from, blind_to, toUnixTimestamp64Nano(blind_from) AS from_ns, \
+     toUnixTimestamp64Nano(blind_to) AS to_ns FROM ledger WHERE cluster = {cluster:String} AND kind = 'blind' AND \
+     reason = 'agent_down' AND blind_from >= fromUnixTimestamp64Nano({from:Int64}, 'UTC') AND \
+     blind_to <= fromUnixTimestamp64Nano({to:Int64}, 'UTC')) AS blind ON seen.agent = blind.agent AND \
+     seen.member = blind.member WHERE seen.cluster = {cluster:String} AND seen.class IN ('wal', 'directory') AND \
+     seen.epoch != blind.epoch AND seen.at >= toStartOfSecond(blind.blind_from) AND seen.at < blind.blind_to AND \
+     seen.at >= toStartOfSecond(fromUnixTimestamp64Nano({from:Int64}, 'UTC')) AND \
+     seen.at < fromUnixTimestamp64Nano({to:Int64}, 'UTC') GROUP BY agent, member, from_ns, to_ns";
 
 impl Query {
     /// Accounts, as they are `now`, of the minutes that begin in `range` (widened to whole minutes), ordered by minute, agent, stream and
@@ -141,11 +184,12 @@ impl Query {
         for entry in entries {
             accounts.enter(entry);
         }
-        for (stream, table, total) in STREAMS {
+        for (stream, table, count) in STREAMS {
             let stored = self.select(
                 "ledger_stored",
                 format!(
-                    "SELECT agent, '{stream}' AS stream, member, {MINUTE}, toUInt64({total}) AS total FROM {table} WHERE "
+                    "SELECT agent, '{stream}' AS stream, member, {MINUTE}, toUInt64(sum({count})) AS total, \
+                     toUInt64(sumIf({count}, {UNANNOUNCED})) AS unannounced FROM {table} WHERE "
                 ),
             );
             let stored: Vec<Stored> = scope(stored)
@@ -157,6 +201,15 @@ impl Query {
             for row in stored {
                 let account = accounts.of(row.minute, row.agent, row.stream, row.member);
                 account.stored = account.stored.saturating_add(row.total);
+                account.unannounced = account.unannounced.saturating_add(row.unannounced);
+                account.produced = account.produced.saturating_add(row.unannounced);
+            }
+        }
+        if let Some(span) = accounts.agents_down() {
+            let overlaps =
+                self.select("ledger_overlap", OVERLAPS).cluster(cluster).range(span).fetch().await?;
+            for overlap in overlaps {
+                accounts.shorten(&overlap);
             }
         }
         let mut accounts: Vec<LedgerAccount> = accounts.0.into_values().collect();
@@ -179,11 +232,40 @@ impl Accounts {
             member,
             minute: wall(minute),
             produced: 0,
+            unannounced: 0,
             stored: 0,
             dropped: BTreeMap::new(),
             blind: Vec::new(),
             open: false,
         })
+    }
+
+    /// From the first to the last moment of all intervals in which an agent was down; `None` when there is none.
+    fn agents_down(&self) -> Option<TimeRange> {
+        let down =
+            || self.0.values().flat_map(|account| &account.blind).filter(|blind| blind.is_agent_down());
+        Some(TimeRange {
+            from: down().map(|blind| blind.from).min()?,
+            to: down().map(|blind| blind.to).max()?,
+        })
+    }
+
+    /// Takes what was stored after all off an interval and off what was said to be produced: it is in another row's account.
+    fn shorten(&mut self, overlap: &Overlap) {
+        let accounts = self.0.values_mut();
+        let theirs = accounts.filter(|it| (it.agent, it.member) == (overlap.agent, overlap.member));
+        for account in theirs.filter(|account| account.stream == "sync") {
+            let its = |blind: &&mut Blind| {
+                blind.is_agent_down()
+                    && (blind.from, blind.to) == (wall(overlap.from_ns), wall(overlap.to_ns))
+            };
+            for blind in account.blind.iter_mut().filter(its) {
+                let known = overlap.total.min(blind.count);
+                blind.count -= known;
+                account.produced = account.produced.saturating_sub(known);
+                blind.from = wall(overlap.until_ns).clamp(blind.from, blind.to);
+            }
+        }
     }
 
     fn enter(&mut self, entry: Entry) {
@@ -233,6 +315,7 @@ mod tests {
             member: 1,
             minute,
             produced: 20,
+            unannounced: 0,
             stored: 10,
             dropped: [("ring_full".to_owned(), 5), ("unstorable".to_owned(), 2)].into(),
             blind: vec![blind],
@@ -243,6 +326,42 @@ mod tests {
         assert_eq!(account.difference(), -2);
         (account.produced, account.stored) = (u64::MAX, 0);
         assert_eq!(account.difference(), i64::MAX);
+    }
+
+    #[test]
+    fn what_was_stored_after_all_is_not_blind() {
+        let entry = |kind: &str, reason: &str, total| Entry {
+            agent: Uuid::from_u128(1),
+            stream: "sync".to_owned(),
+            member: 7,
+            minute: 0,
+            kind: kind.to_owned(),
+            reason: reason.to_owned(),
+            from_ns: 10_500_000_000,
+            to_ns: 20_250_000_000,
+            total,
+        };
+        let mut accounts = Accounts::default();
+        accounts.enter(entry("produced", "", 100));
+        accounts.enter(entry("blind", "agent_down", 30));
+        accounts.enter(entry("blind", "attach", 5));
+        let span = accounts.agents_down().unwrap();
+        assert_eq!((span.from, span.to), (wall(10_500_000_000), wall(20_250_000_000)));
+        let overlap = |agent, total| Overlap {
+            agent: Uuid::from_u128(agent),
+            member: 7,
+            from_ns: 10_500_000_000,
+            to_ns: 20_250_000_000,
+            total,
+            until_ns: 14_000_000_000,
+        };
+        accounts.shorten(&overlap(2, 9));
+        accounts.shorten(&overlap(1, 12));
+        let account = accounts.0.into_values().next().unwrap();
+        assert_eq!(account.produced, 88);
+        let of = |reason: &str| account.blind.iter().find(|blind| blind.reason == reason).unwrap();
+        assert_eq!((of("agent_down").count, of("attach").count), (18, 5));
+        assert_eq!((of("agent_down").from, of("attach").from), (wall(14_000_000_000), wall(10_500_000_000)));
     }
 
     #[test]

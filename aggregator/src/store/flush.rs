@@ -4,6 +4,9 @@
 //! For these the earlier attempt is ended first, then the table is asked what it has, and only the rest is inserted;
 //! afterwards the table is asked again, so that nothing but the table's own answer counts. Tokens against duplicate
 //! inserts go along as a second belt and are not relied on.
+//!
+//! Accounts come last: where a batch has its account, all its rows are there. Should both this process and the agent die
+//! half way through a batch that nobody else has, its rows are found to have no account, and counted by that.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -114,13 +117,18 @@ impl Flusher {
             let units = split(&mut group);
             (group, units)
         });
-        let (group, mut units) = match sorted.await {
+        let (group, units) = match sorted.await {
             Ok(sorted) => sorted,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
+        let (mut accounts, mut units): (Vec<_>, Vec<_>) =
+            units.into_iter().partition(|unit| unit.table() == Table::Ledger);
         let (mut pauses, mut failures) = (Backoff::new(PAUSES.0, PAUSES.1), 0u64);
         let number = self.attempts.fetch_add(1, Ordering::Relaxed);
-        while !units.is_empty() {
+        while !units.is_empty() || !accounts.is_empty() {
+            if units.is_empty() {
+                units.append(&mut accounts);
+            }
             let Err(error) = self.attempt(&mut units, &mut foreign, counters).await else { continue };
             failures += 1;
             self.trouble.note(number, ErrorChain(&error).to_string());

@@ -174,6 +174,26 @@ impl Agent {
         (id, payload(self.id, rows, second).encode_to_vec())
     }
 
+    /// A batch that says only that the process before this one was away, and what etcd says it synced meanwhile.
+    pub fn was_down(&mut self, member: u32, from_ns: i64, to_ns: i64, count: u64) -> Decoded {
+        self.sequence += 1;
+        let id = BatchId { agent: self.id, epoch: self.epoch, sequence: self.sequence };
+        let ledger = v1::Ledger {
+            minute_delta: delta_i64([from_ns.div_euclid(60_000_000_000); 2]),
+            stream: vec!["sync".to_owned(); 2],
+            kind: [v1::LedgerKind::Produced, v1::LedgerKind::Blind].map(i32::from).into(),
+            reason: vec![String::new(), "agent_down".to_owned()],
+            count: vec![count; 2],
+            blind_from_ns: vec![0, from_ns],
+            blind_to_ns: vec![0, to_ns],
+            member_plus_one: vec![member + 1; 2],
+        };
+        let mut batch = payload(self.id, 0, from_ns / 1_000_000_000);
+        let section = batch.sections.last_mut().unwrap();
+        (section.rows, section.payload) = (2, ledger.encode_to_vec());
+        decode(id, &batch.encode_to_vec(), &Names).unwrap()
+    }
+
     /// As [`Agent::batch`], decoded.
     pub fn decoded(&mut self, rows: u32, second: i64) -> Decoded {
         let (id, payload) = self.batch(rows, second);

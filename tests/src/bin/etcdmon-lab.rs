@@ -91,8 +91,8 @@ enum Bench {
         /// Minutes that memory is watched; 0 = only the real member
         #[arg(long, default_value_t = 10)]
         minutes: u64,
-        /// Minutes before that
-        #[arg(long, default_value_t = 3)]
+        /// Minutes before that: the aggregator keeps ten minutes of live summaries, and grows until it has them
+        #[arg(long, default_value_t = 12)]
         warm_up_minutes: u64,
         /// Simulated agents, 1,300 samples a second each
         #[arg(long, default_value_t = 100)]

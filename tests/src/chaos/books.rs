@@ -10,7 +10,7 @@ use crate::oracle::{Row, SyncSeries, count_within};
 use crate::stand::Stand;
 use crate::wait;
 
-/// How long what was spooled may take to be stored once all run again.
+/// How long nothing of what was spooled may be stored once all run again.
 const CATCH_UP: Duration = Duration::from_secs(90);
 
 /// Reaching the right number is not enough: it must stay there. What comes still later is found by the next stretch.
@@ -29,6 +29,8 @@ pub struct Books {
     pub blind: Vec<Blind>,
     /// Syncs of WAL and directories by etcd's own counters.
     pub etcd_wal: u64,
+    /// Stored of all streams without an account: only an agent that dies may leave such.
+    pub unannounced: u64,
 }
 
 impl Books {
@@ -40,9 +42,11 @@ impl Books {
         let (stored_all, stored_wal, dropped, _) =
             wait::settled("the books", CALM, CATCH_UP, async || read(stand).await).await?;
         wait::until("the rest of the books", CATCH_UP, async || {
-            let (_, blind) = losses(&stand.api.ledger(&stand.id, stand.since).await?);
+            let ledger = stand.api.ledger(&stand.id, stand.since).await?;
+            let unannounced = ledger.iter().map(|row| row.unannounced).sum();
+            let (_, blind) = losses(&ledger);
             let etcd_wal = stand.wal_syncs_by_etcd().await?;
-            Ok(Some(Self { stored_all, stored_wal, dropped, blind, etcd_wal }))
+            Ok(Some(Self { stored_all, stored_wal, dropped, blind, etcd_wal, unannounced }))
         })
         .await
     }
@@ -109,11 +113,9 @@ pub async fn balance(
 async fn seen_all_along(stand: &Stand, before: &Books, perf: u64) -> Result<(Books, String)> {
     let now = wait::until("etcd's own count", CATCH_UP, async || stand.wal_syncs_by_etcd().await.map(Some));
     let etcd = now.await? - before.etcd_wal;
-    wait::until("all that etcd counted to be stored", CATCH_UP, async || {
+    wait::growth("what is stored or dropped of etcd's count", etcd, CATCH_UP, async || {
         let (_, wal, dropped, _) = read(stand).await?;
-        let accounted = (wal + dropped).saturating_sub(before.stored_wal + before.dropped);
-        ensure!(accounted >= etcd, "{accounted} of {etcd} are stored or dropped");
-        Ok(Some(()))
+        Ok((wal + dropped).saturating_sub(before.stored_wal + before.dropped))
     })
     .await?;
     let after = Books::settled(stand).await?;
@@ -125,6 +127,8 @@ async fn seen_all_along(stand: &Stand, before: &Books, perf: u64) -> Result<(Boo
     ensure!(stored + dropped == etcd, "stored and dropped are not what etcd counted: {text}");
     ensure!(blind == 0, "blind although the agent lived: {text}: {:?}", new_blind(before, &after));
     ensure!(dropped > 0 || all == perf, "not what perf counted: {text}");
+    let unannounced = after.unannounced - before.unannounced;
+    ensure!(unannounced == 0, "{unannounced} rows without an account although the agent lived: {text}");
     Ok((after, text))
 }
 

@@ -173,7 +173,7 @@ async fn member(options: &Options, place: &Arc<Place>, figures: &mut Vec<Value>)
     let mut agent = Agent::prepare(place, "agent", &aggregator.ingest, &data_dirs(&cluster))?;
     agent.daemon.start().await?;
     let load =
-        Load::start(&cluster, &LoadPlan { rate: Some(PUTS), clients: 16, value_bytes: 256, keys: 10_000 })?;
+        Load::start(&cluster, &LoadPlan { rate: Some(PUTS), clients: 64, value_bytes: 256, keys: 10_000 })?;
     let begin = Instant::now();
     println!("one member under {PUTS} puts a second for {:?}", options.member_time);
     tokio::time::sleep(options.member_time).await;

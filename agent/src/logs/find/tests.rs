@@ -35,7 +35,7 @@ fn tree(target: &str) -> (tempfile::TempDir, ProcFs) {
 }
 
 fn places(root: &Path) -> Places {
-    Places { pods: root.join("pods"), docker: root.join("docker") }
+    Places { pods: root.join("pods"), docker: root.join("docker"), journals: vec![root.join("journal")] }
 }
 
 #[test]
@@ -52,13 +52,33 @@ fn a_file_of_the_flags_and_one_of_standard_error_are_found() {
 fn a_stream_of_journald_is_told_by_its_inode() {
     let (root, proc) = tree("socket:[4711]");
     let mut etcd = process(7);
-    etcd.placement.cgroup = "/system.slice/etcd.service/x".to_owned();
-    let reason = || find(&proc, &etcd, &places(root.path())).unwrap_err().reason;
-    assert!(reason().contains("not journald's"), "{}", reason());
-    std::fs::write(root.path().join("7/environ"), b"A=b\0JOURNAL_STREAM=8:4711\0").unwrap();
-    assert!(reason().contains("journald (unit etcd.service)"), "{}", reason());
+    let find = |etcd: &EtcdProcess| find(&proc, etcd, &places(root.path()));
+    assert!(find(&etcd).unwrap_err().reason.contains("not journald's"));
     std::fs::write(root.path().join("7/environ"), b"JOURNAL_STREAM=8:4712\0").unwrap();
-    assert!(reason().contains("not journald's"), "{}", reason());
+    assert!(find(&etcd).unwrap_err().reason.contains("not journald's"));
+    std::fs::write(root.path().join("7/environ"), b"A=b\0JOURNAL_STREAM=8:4711\0").unwrap();
+    let missing = find(&etcd).unwrap_err();
+    assert!(missing.reason.contains("journald (pid 7), and journald has no files in"), "{missing:?}");
+    assert!(missing.remedy.contains("mount both") && missing.remedy.contains("Storage="), "{missing:?}");
+
+    let machine = root.path().join("journal/0123456789abcdef0123456789abcdef");
+    std::fs::create_dir_all(&machine).unwrap();
+    std::fs::write(machine.join("system@0-1-2.journal"), "").unwrap();
+    assert!(find(&etcd).unwrap_err().reason.contains("has no files"), "an archived one is not enough");
+    std::fs::write(machine.join("system.journal"), "").unwrap();
+    let journals = places(root.path()).journals;
+    assert_eq!(find(&etcd).unwrap(), [Source::Journal(Owner::Process(7), journals.clone())]);
+    for (cgroup, owner) in [
+        ("/system.slice/etcd.service/x", Owner::Unit("etcd.service".to_owned())),
+        ("/user.slice/user-0.slice/session-3.scope", Owner::Process(7)),
+        ("/user.slice/user@1.service/app.slice/etcd.service", Owner::Unit("etcd.service".to_owned())),
+        ("/system.slice/k3s.service/cri-1.scope", Owner::Process(7)),
+    ] {
+        etcd.placement.cgroup = cgroup.to_owned();
+        assert_eq!(find(&etcd).unwrap(), [Source::Journal(owner, journals.clone())], "{cgroup}");
+    }
+    etcd.log_outputs = vec!["systemd/journal".to_owned(), "stderr".to_owned()];
+    assert_eq!(find(&etcd).unwrap().len(), 1, "the same place twice");
 }
 
 #[test]

@@ -91,6 +91,12 @@ pub struct Histograms {
 }
 
 impl Histograms {
+    /// From the entries of all rows, one row after the other, and where each row's end.
+    pub fn of(ends: Vec<u64>, buckets: Vec<u16>, counts: Vec<u64>) -> Self {
+        debug_assert!(buckets.len() == counts.len() && ends.last().is_none_or(|end| *end == buckets.len() as u64));
+        Self { ends, buckets, counts }
+    }
+
     /// Appends a row.
     pub fn push(&mut self, pairs: impl IntoIterator<Item = (u16, u64)>) {
         for (bucket, count) in pairs {
@@ -225,15 +231,15 @@ impl Column {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Same(..) => 0,
-            Self::Uuid(values) => values.len() * 16,
-            Self::U64(values) => values.len() * 8,
-            Self::U32(values) => values.len() * 4,
-            Self::I32(values) => values.len() * 4,
-            Self::F64(values) => values.len() * 8,
-            Self::Time(values) => values.len() * 8,
+            Self::Uuid(values) => values.capacity() * 16,
+            Self::U64(values) => values.capacity() * 8,
+            Self::U32(values) => values.capacity() * 4,
+            Self::I32(values) => values.capacity() * 4,
+            Self::F64(values) => values.capacity() * 8,
+            Self::Time(values) => values.capacity() * 8,
             Self::Text(values) => values.bytes(),
             Self::Long(values) => values.iter().map(|value| value.len() + size_of::<String>()).sum(),
-            Self::Histogram(values) => values.ends.len() * 8 + values.counts.len() * 10,
+            Self::Histogram(values) => values.ends.capacity() * 8 + values.counts.capacity() * 8 + values.buckets.capacity() * 2,
         }
     }
 }

@@ -20,7 +20,7 @@ pub fn events(rows: &mut Rows, section: &v1::Section) -> Result<(), DecodeError>
         common.push(rows.members.at_plus_one(SECTION, *member)?, at);
     }
     let kinds = texts(check, "kind", &columns.kind)?;
-    let details = check.column("details_json", &columns.details_json)?.to_vec();
+    let details = check.owned("details_json", columns.details_json)?;
     rows.add(Table::Events, common, vec![Column::Text(kinds), Column::Long(details)]);
     Ok(())
 }
@@ -40,7 +40,7 @@ pub fn ledger(rows: &mut Rows, section: &v1::Section) -> Result<(), DecodeError>
         Column::Text(texts(check, "stream", &columns.stream)?),
         Column::Text(check.names("kind", &columns.kind, kind)?),
         Column::Text(texts(check, "reason", &columns.reason)?),
-        Column::U64(check.column("count", &columns.count)?.to_vec()),
+        Column::U64(check.owned("count", columns.count)?),
         Column::Time(time::optional(check, "blind_from_ns", &columns.blind_from_ns)?),
         Column::Time(time::optional(check, "blind_to_ns", &columns.blind_to_ns)?),
     ];

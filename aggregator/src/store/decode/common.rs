@@ -1,6 +1,6 @@
 //! What every kind of row has in common.
 
-use etcdmon_proto::convert::{CodingError, check_length, dense};
+use etcdmon_proto::convert::{CodingError, check_length, undelta_buckets};
 use etcdmon_proto::v1;
 use uuid::Uuid;
 
@@ -166,6 +166,12 @@ impl Checker {
         Ok(values)
     }
 
+    /// The same, to keep.
+    pub fn owned<T>(self, column: &'static str, values: Vec<T>) -> Result<Vec<T>, DecodeError> {
+        self.column(column, &values)?;
+        Ok(values)
+    }
+
     /// Wraps what a coding function found wrong.
     pub fn bad(self, source: CodingError) -> DecodeError {
         DecodeError::Column { section: self.section, source }
@@ -196,7 +202,7 @@ impl Checker {
         self,
         lengths: &[u32],
         deltas: &[u32],
-        counts: &[u64],
+        counts: Vec<u64>,
     ) -> Result<(Histograms, Vec<u64>), DecodeError> {
         let lengths = self.column("bucket_len", lengths)?;
         let total: u64 = lengths.iter().map(|length| u64::from(*length)).sum();
@@ -207,18 +213,19 @@ impl Checker {
                 return Err(self.bad(CodingError::Length { column, found, expected }));
             }
         }
-        let (mut histograms, mut totals, mut begin) =
-            (Histograms::default(), Vec::with_capacity(self.rows), 0);
+        let mut buckets = Vec::with_capacity(deltas.len());
+        let (mut ends, mut totals) = (Vec::with_capacity(self.rows), Vec::with_capacity(self.rows));
+        let mut begin = 0;
         for (row, length) in lengths.iter().enumerate() {
             let end = begin + *length as usize;
-            let pairs = dense(&deltas[begin..end], &counts[begin..end]).map_err(|source| self.bad(source))?;
-            let total = pairs.iter().try_fold(0u64, |sum, (_, count)| sum.checked_add(*count));
+            undelta_buckets(&deltas[begin..end], &mut buckets).map_err(|source| self.bad(source))?;
+            let total = counts[begin..end].iter().try_fold(0u64, |sum, count| sum.checked_add(*count));
             let total = total.filter(|total| *total <= MAX_COUNT);
             totals.push(total.ok_or(self.bad(CodingError::OutOfRange { column: "bucket_count", row }))?);
-            histograms.push(pairs);
+            ends.push(end as u64);
             begin = end;
         }
-        Ok((histograms, totals))
+        Ok((Histograms::of(ends, buckets, counts), totals))
     }
 }
 

@@ -24,7 +24,7 @@ struct SeriesFacts<'a> {
 /// Rows of `metrics`.
 pub fn metrics(rows: &mut Rows, section: &v1::Section) -> Result<(), DecodeError> {
     let check = Checker::new(SECTION, section);
-    let mut columns: v1::Metrics = message(SECTION, &section.payload)?;
+    let columns: v1::Metrics = message(SECTION, &section.payload)?;
     let (mut names, mut labels, mut kinds) = (Texts::default(), Texts::default(), Dictionary::default());
     let mut series = Vec::with_capacity(columns.series.len());
     for one in &columns.series {
@@ -48,8 +48,7 @@ pub fn metrics(rows: &mut Rows, section: &v1::Section) -> Result<(), DecodeError
         labels.push_number(one.labels);
         kinds.push_number(one.kind);
     }
-    check.column("value", &columns.value)?;
-    let value = Column::F64(std::mem::take(&mut columns.value));
+    let value = Column::F64(check.owned("value", columns.value)?);
     rows.add(
         Table::Metrics,
         common,

@@ -19,16 +19,16 @@ pub fn histograms(rows: &mut Rows, section: &v1::Section) -> Result<(), DecodeEr
         common.push(rows.members.at(SECTION, *member)?, at);
     }
     let (buckets, counts) =
-        check.histograms(&columns.bucket_len, &columns.bucket_delta, &columns.bucket_count)?;
+        check.histograms(&columns.bucket_len, &columns.bucket_delta, columns.bucket_count)?;
     let hook = |hook| v1::Hook::try_from(hook).map_or("unknown", v1::Hook::name);
     let rest = vec![
         Column::Text(check.names("file_class", &columns.file_class, class_name)?),
         Column::Text(check.names("hook", &columns.hook, hook)?),
         Column::Histogram(buckets),
         Column::U64(counts),
-        Column::U64(check.column("sum_ns", &columns.sum_ns)?.to_vec()),
-        Column::U64(check.column("errors", &columns.errors)?.to_vec()),
-        Column::U64(check.column("run_delay_ns", &columns.run_delay_ns)?.to_vec()),
+        Column::U64(check.owned("sum_ns", columns.sum_ns)?),
+        Column::U64(check.owned("errors", columns.errors)?),
+        Column::U64(check.owned("run_delay_ns", columns.run_delay_ns)?),
     ];
     rows.add(Table::SyncHistograms, common, rest);
     Ok(())
@@ -54,14 +54,14 @@ pub fn syncs(rows: &mut Rows, section: &v1::Section) -> Result<(), DecodeError> 
         Column::Same(Value::Uuid(rows.boot), check.rows),
         // `walls` refused negative ones.
         Column::U64(start.iter().map(|start| start.unsigned_abs()).collect()),
-        Column::U64(check.column("latency_ns", &columns.latency_ns)?.to_vec()),
+        Column::U64(check.owned("latency_ns", columns.latency_ns)?),
         Column::U32(pid),
-        Column::U32(check.column("thread_id", &columns.thread_id)?.to_vec()),
-        Column::U64(check.column("run_delay_ns", &columns.run_delay_ns)?.to_vec()),
-        Column::U64(check.column("written_bytes", &columns.written_bytes)?.to_vec()),
-        Column::U64(check.column("inode", &columns.inode)?.to_vec()),
-        Column::U32(check.column("device", &columns.device)?.to_vec()),
-        Column::I32(check.column("result", &columns.result)?.to_vec()),
+        Column::U32(check.owned("thread_id", columns.thread_id)?),
+        Column::U64(check.owned("run_delay_ns", columns.run_delay_ns)?),
+        Column::U64(check.owned("written_bytes", columns.written_bytes)?),
+        Column::U64(check.owned("inode", columns.inode)?),
+        Column::U32(check.owned("device", columns.device)?),
+        Column::I32(check.owned("result", columns.result)?),
         Column::Text(check.names("reason", &columns.reason, reason)?),
         Column::Same(Value::U32(columns.sample_every), check.rows),
         Column::Same(Value::U64(columns.slow_ns), check.rows),

@@ -17,15 +17,15 @@ pub fn writes(rows: &mut Rows, section: &v1::Section) -> Result<(), DecodeError>
     for (member, at) in check.column("member", &columns.member)?.iter().zip(at) {
         common.push(rows.members.at(SECTION, *member)?, at);
     }
-    let (buckets, _) = check.histograms(&columns.bucket_len, &columns.bucket_delta, &columns.bucket_count)?;
+    let (buckets, _) = check.histograms(&columns.bucket_len, &columns.bucket_delta, columns.bucket_count)?;
     let rest = vec![
         Column::Text(check.names("file_class", &columns.file_class, class_name)?),
-        Column::U64(check.column("written_bytes", &columns.written_bytes)?.to_vec()),
-        Column::U64(check.column("observed_ns", &columns.observed_ns)?.to_vec()),
-        Column::U64(check.column("calls", &columns.calls)?.to_vec()),
+        Column::U64(check.owned("written_bytes", columns.written_bytes)?),
+        Column::U64(check.owned("observed_ns", columns.observed_ns)?),
+        Column::U64(check.owned("calls", columns.calls)?),
         Column::Histogram(buckets),
-        Column::U64(check.column("sum_ns", &columns.sum_ns)?.to_vec()),
-        Column::U64(check.column("sync_file_range_calls", &columns.sync_file_range_calls)?.to_vec()),
+        Column::U64(check.owned("sum_ns", columns.sum_ns)?),
+        Column::U64(check.owned("sync_file_range_calls", columns.sync_file_range_calls)?),
     ];
     rows.add(Table::Writes, common, rest);
     Ok(())
