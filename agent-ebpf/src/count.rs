@@ -1,15 +1,19 @@
 //! Counting: what a sync or a write adds to the maps. Every hook ends here, so all hooks count alike.
 
 use aya_ebpf::{
-    EbpfContext, bindings::BPF_RB_NO_WAKEUP, helpers::bpf_get_current_pid_tgid,
-    helpers::generated::bpf_ktime_get_ns,
+    EbpfContext,
+    bindings::BPF_RB_NO_WAKEUP,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    },
 };
 use aya_log_ebpf::debug;
 use etcdmon_agent_ebpf::{
     class::{CLASSES, Class},
     loss::{Program, Reason as LossReason},
     offset::Field,
-    record::{Reason, SyncRecord},
+    record::{RUN_TIME_UNKNOWN, Reason, SyncRecord},
     stats::ClassStats,
     target::Target,
 };
@@ -18,7 +22,7 @@ use etcdmon_histogram::{BUCKETS, bucket_of};
 use crate::{
     file,
     maps::{CALLS, CallStart, LOSS, RECORDS, STATS, SYNCS, SyncStart, TARGETS, UNSYNCED},
-    read::{add, current_task, fetch_add, field, unknown},
+    read::{add, current_task, fetch_add, field, offset, unknown, word},
 };
 
 const NO_REPLACE: u64 = 1;
@@ -62,6 +66,44 @@ fn run_delay() -> u64 {
     field(current_task(), Field::TaskRunDelay).unwrap_or_default()
 }
 
+#[inline(always)]
+fn processor() -> u32 {
+    // SAFETY: takes nothing.
+    unsafe { bpf_get_smp_processor_id() }
+}
+
+/// How long the current thread had run and since when it runs, as of the scheduler's last look: `sum_exec_runtime` and
+/// `exec_start`.
+#[inline(always)]
+fn run_time() -> Option<(u64, u64)> {
+    let (start, sum) = (offset(Field::TaskRunStart)?, offset(Field::TaskRunTime)?);
+    let task = current_task();
+    if sum == start + 8 {
+        // One read for both, as every kernel has them side by side.
+        let [start_ns, sum_ns]: [u64; 2] = word(task + start)?;
+        return Some((sum_ns, start_ns));
+    }
+    Some((word(task + sum)?, word(task + start)?))
+}
+
+/// Time that the current thread has run since the begin of its sync.
+#[inline(always)]
+fn ran_since(start: &SyncStart, latency_ns: u64) -> u32 {
+    let Some((sum_ns, start_ns)) = run_time() else { return RUN_TIME_UNKNOWN };
+    let seen_ns = sum_ns.wrapping_sub(start.run_time_ns);
+    // What the scheduler has not looked at yet, at both ends. Its clocks differ by processor; from one to another the
+    // error of at most a tick stays.
+    let ran_ns = if start.processor == processor() {
+        seen_ns.wrapping_add(latency_ns).wrapping_sub(start_ns.wrapping_sub(start.run_start_ns))
+    } else {
+        seen_ns
+    };
+    // A clock that stood still for interrupts may make it a little less than nothing.
+    let ran_ns = if (ran_ns as i64) < 0 { 0 } else { ran_ns };
+    let ran_ns = if ran_ns > latency_ns { latency_ns } else { ran_ns };
+    if ran_ns < RUN_TIME_UNKNOWN as u64 { ran_ns as u32 } else { RUN_TIME_UNKNOWN - 1 }
+}
+
 /// Adds a latency to a histogram and its sum.
 ///
 /// # Safety
@@ -82,8 +124,18 @@ unsafe fn observe(histogram: *mut [u64; BUCKETS], sum_ns: *mut u64, latency_ns: 
 #[inline(always)]
 pub fn sync_begin(program: Program, thread: u32, target: &Target, file: u64) {
     let written_bytes = take_unsynced(file);
-    let mut start =
-        SyncStart { start_ns: 0, run_delay_ns: run_delay(), file, written_bytes, slot: target.slot as u64 };
+    let (run_time_ns, run_start_ns) = run_time().unwrap_or_default();
+    let mut start = SyncStart {
+        start_ns: 0,
+        run_delay_ns: run_delay(),
+        run_time_ns,
+        run_start_ns,
+        file,
+        written_bytes,
+        processor: processor(),
+        padding: 0,
+        slot: target.slot as u64,
+    };
     // Last, so that our own work above is not part of the latency.
     start.start_ns = now();
     match SYNCS.insert(&thread, &start, NO_REPLACE) {
@@ -174,7 +226,7 @@ pub fn sync_end<const EXACT: bool>(
         reason: reason as u8,
         reserved: 0,
         process_id: process,
-        padding: 0,
+        run_time_ns: ran_since(&start, latency_ns),
     };
     if RECORDS.output::<SyncRecord>(&record, BPF_RB_NO_WAKEUP as u64).is_err() {
         lose(program, LossReason::RingFull);

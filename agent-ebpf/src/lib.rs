@@ -10,6 +10,12 @@
 //! resets what the other counts. Slow syncs and a sample of the others go through the ring buffer `RECORDS` besides.
 //! What could not be counted or handed over is counted in `LOSS`, by program and reason.
 //!
+//! # How a device is watched
+//! The block layer's tracepoints first look the request's queue up in `QUEUES`; a queue of a disk that is not in `DEVICES`
+//! leaves there. A request is kept in `IN_FLIGHT` from its submission to its completion, whose record then goes into the
+//! circular array `REQUESTS`; its user's totals are in `USAGE`. Commits of journals on those disks go into `COMMITS`. User
+//! space maps both arrays and reads them when something was slow; whatever it does not read is overwritten.
+//!
 //! # Invariants
 //! - Counters are added to atomically: the sum of all classes equals the number of syncs to the last one.
 //! - No event ever wakes the reader.
@@ -18,8 +24,11 @@
 
 pub mod call;
 pub mod class;
+pub mod commit;
 pub mod loss;
 pub mod offset;
 pub mod record;
+pub mod request;
 pub mod stats;
 pub mod target;
+pub mod usage;

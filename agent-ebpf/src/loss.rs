@@ -1,7 +1,7 @@
 //! What was missed, by program and reason: the one value of the array `LOSS`.
 
 /// Number of programs.
-pub const PROGRAMS: usize = 10;
+pub const PROGRAMS: usize = 20;
 
 /// A kernel program. The numbers are indices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +27,26 @@ pub enum Program {
     CallEnterSlot = 8,
     /// sys_exit, every call, in a write slot.
     CallExitSlot = 9,
+    /// block_io_start.
+    BlockStart = 10,
+    /// block_rq_issue.
+    BlockIssue = 11,
+    /// block_rq_complete.
+    BlockComplete = 12,
+    /// block_rq_merge.
+    BlockMerge = 13,
+    /// jbd2_start_commit.
+    JournalStart = 14,
+    /// jbd2_commit_locking.
+    JournalLocking = 15,
+    /// jbd2_commit_flushing.
+    JournalFlushing = 16,
+    /// jbd2_commit_logging.
+    JournalLogging = 17,
+    /// jbd2_end_commit.
+    JournalEnd = 18,
+    /// block_getrq.
+    BlockSubmit = 19,
 }
 
 impl Program {
@@ -42,6 +62,16 @@ impl Program {
         Self::RangeEnterSyscall,
         Self::CallEnterSlot,
         Self::CallExitSlot,
+        Self::BlockStart,
+        Self::BlockIssue,
+        Self::BlockComplete,
+        Self::BlockMerge,
+        Self::JournalStart,
+        Self::JournalLocking,
+        Self::JournalFlushing,
+        Self::JournalLogging,
+        Self::JournalEnd,
+        Self::BlockSubmit,
     ];
 
     /// The name of its function, which is its name in the object and in metrics.
@@ -57,16 +87,39 @@ impl Program {
             Self::RangeEnterSyscall => "range_enter_syscall",
             Self::CallEnterSlot => "call_enter_slot",
             Self::CallExitSlot => "call_exit_slot",
+            Self::BlockStart => "block_start",
+            Self::BlockIssue => "block_issue",
+            Self::BlockComplete => "block_complete",
+            Self::BlockMerge => "block_merge",
+            Self::JournalStart => "journal_start",
+            Self::JournalLocking => "journal_locking",
+            Self::JournalFlushing => "journal_flushing",
+            Self::JournalLogging => "journal_logging",
+            Self::JournalEnd => "journal_end",
+            Self::BlockSubmit => "block_submit",
         }
     }
 }
 
 impl Program {
-    /// The function that does the same on kernels before 5.12, but for an exact sample.
+    /// The function that does the same where the tracepoint begins with the queue: before 5.11.
+    pub const fn after_queue(self) -> Option<&'static str> {
+        match self {
+            Self::BlockSubmit => Some("block_submit_after_queue"),
+            Self::BlockIssue => Some("block_issue_after_queue"),
+            Self::BlockMerge => Some("block_merge_after_queue"),
+            _ => None,
+        }
+    }
+
+    /// The function that does the same on kernels before 5.12, but for an exact sample and, of the circular arrays, for
+    /// records that two processors begin at the same time.
     pub const fn inexact(self) -> Option<&'static str> {
         match self {
             Self::SyncExitFilesystem => Some("sync_exit_filesystem_inexact"),
             Self::SyncExitSyscall => Some("sync_exit_syscall_inexact"),
+            Self::BlockComplete => Some("block_complete_inexact"),
+            Self::JournalEnd => Some("journal_end_inexact"),
             _ => None,
         }
     }
@@ -81,11 +134,13 @@ pub const REASONS: usize = 5;
 pub enum Reason {
     /// The ring was full: the sync is counted, its record is lost.
     RingFull = 0,
-    /// No room to keep the begin of a sync or call: it is not counted.
+    /// No room to keep the begin of a sync, call, request or commit: it is not counted.
     InFlightFull = 1,
-    /// The end of a sync whose begin was not seen (the program was attached meanwhile): it is not counted.
+    /// The end of a sync, request or commit whose begin was not seen (the program was attached meanwhile): it is not
+    /// counted.
     NoBegin = 2,
-    /// A thread began a sync while its last one had not ended: the end of that one was missed, it is not counted.
+    /// A thread began a sync, or a request or journal was used anew, while the last one had not ended: the end of that one
+    /// was missed, it is not counted.
     NoEnd = 3,
     /// A kernel structure could not be read: counted as class `other`, or not at all where there is no file to count.
     Unreadable = 4,

@@ -7,7 +7,11 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+mod circular;
+#[cfg(target_arch = "bpf")]
 mod count;
+#[cfg(target_arch = "bpf")]
+mod device;
 #[cfg(target_arch = "bpf")]
 mod file;
 #[cfg(target_arch = "bpf")]

@@ -6,9 +6,14 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, RingBuf},
 };
 use etcdmon_agent_ebpf::{
+    commit::{COMMITS as COMMITS_ENTRIES, CommitRecord},
     loss::Loss,
+    request::{
+        DEVICES as DEVICES_ENTRIES, Device, Heads, Queue, REQUESTS as REQUESTS_ENTRIES, RequestRecord,
+    },
     stats::{ClassStats, SLOTS, STATS as STATS_ENTRIES},
     target::Target,
+    usage::{USERS, UsageTotals, User},
 };
 
 /// Watched processes by thread group id. Written by user space.
@@ -34,8 +39,12 @@ pub static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 pub struct SyncStart {
     pub start_ns: u64,
     pub run_delay_ns: u64,
+    pub run_time_ns: u64,
+    pub run_start_ns: u64,
     pub file: u64,
     pub written_bytes: u64,
+    pub processor: u32,
+    pub padding: u32,
     pub slot: u64,
 }
 
@@ -69,3 +78,36 @@ pub struct FileKey {
 /// Bytes written to a file since its last sync began. LRU: files that are never synced go by themselves.
 #[map]
 pub static UNSYNCED: LruHashMap<FileKey, u64> = LruHashMap::with_max_entries(4096, 0);
+
+/// Watched disks by number. Written by user space.
+#[map]
+pub static DEVICES: HashMap<u32, Device> = HashMap::with_max_entries(DEVICES_ENTRIES as u32, 0);
+
+/// Request queues that were seen, by address. One that finds no room is looked at each time; nothing is missed.
+#[map]
+pub static QUEUES: HashMap<u64, Queue> = HashMap::with_max_entries(256, 0);
+
+/// Requests under way on watched disks, by address. More than any disk has tags for at a time in use; not LRU: an eviction
+/// would lose a request without a trace.
+#[map]
+pub static IN_FLIGHT: HashMap<u64, RequestRecord> = HashMap::with_max_entries(4096, 0);
+
+/// Requests that completed. Mapped by user space.
+#[map]
+pub static REQUESTS: Array<RequestRecord> = Array::with_max_entries(REQUESTS_ENTRIES as u32, BPF_F_MMAPABLE);
+
+/// Commits under way by the journal's address: a journal has one thread that commits.
+#[map]
+pub static COMMITTING: HashMap<u64, CommitRecord> = HashMap::with_max_entries(DEVICES_ENTRIES as u32, 0);
+
+/// Commits that ended. Mapped by user space.
+#[map]
+pub static COMMITS: Array<CommitRecord> = Array::with_max_entries(COMMITS_ENTRIES as u32, BPF_F_MMAPABLE);
+
+/// How many records there were in both. One value, mapped by user space.
+#[map]
+pub static HEADS: Array<Heads> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Totals by user. LRU: users come and go without end.
+#[map]
+pub static USAGE: LruHashMap<User, UsageTotals> = LruHashMap::with_max_entries(USERS as u32, 0);

@@ -1,6 +1,6 @@
 //! Reads of kernel memory at offsets that user space found; the only home of unsafe reads and atomic adds.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xchg};
 
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 use etcdmon_agent_ebpf::offset::{FIELDS, Field, MISSING};
@@ -63,6 +63,17 @@ pub unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
     // Not relaxed: LLVM 22 makes an add without fetch of a relaxed one and returns what was added.
     // SAFETY: by the contract of this function.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, value) }
+}
+
+/// Sets a word in a map, after everything written before and before everything written afterwards. Kernels before 5.12
+/// refuse programs that have one.
+///
+/// # Safety
+/// `word` points into a map value.
+#[inline(always)]
+pub unsafe fn exchange(word: *mut u64, value: u64) -> u64 {
+    // SAFETY: by the contract of this function.
+    unsafe { atomic_xchg::<u64, { AtomicOrdering::SeqCst }>(word, value) }
 }
 
 /// Hides from the compiler what it knows about a value, so that it keeps the bounds checks the verifier needs.

@@ -40,8 +40,11 @@ pub struct SyncRecord {
     pub reserved: u8,
     /// Process, in the initial pid namespace: tells a stale record of an earlier process of the slot.
     pub process_id: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Time the thread ran on a CPU meanwhile, or [`RUN_TIME_UNKNOWN`]. More than four seconds stay four seconds.
+    pub run_time_ns: u32,
 }
+
+/// This kernel does not tell how long a thread ran.
+pub const RUN_TIME_UNKNOWN: u32 = u32::MAX;
 
 const _: () = assert!(size_of::<SyncRecord>() == 64, "the ring is sized by this");

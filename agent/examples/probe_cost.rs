@@ -5,16 +5,23 @@
 
 use std::{
     fs::{File, OpenOptions},
+    io::{Read as _, Write as _},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use etcdmon_agent::ebpf::{ProbeConfig, ProbeError, Probes, ProgramRuns};
+use etcdmon_agent::ebpf::{ProbeConfig, ProbeError, Probes, ProgramRuns, disks_of};
 
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 /// An id that no process has: hooks get attached and count nothing.
 const NOBODY: u32 = 0x4000_0000;
+
+/// A disk that nobody has: hooks get attached and every disk is another one.
+const NO_DISK: u32 = 0xfff << 20;
+
+/// Writes and syncs of a measurement.
+const PAIRS: u32 = 2_000;
 
 struct Figures(Vec<serde_json::Value>);
 
@@ -25,9 +32,9 @@ impl Figures {
     }
 }
 
-/// The least of several rounds: what the others have more is the machine's doing.
+/// The least of many short rounds: what the others have more is the machine's doing.
 fn getppid_ns() -> f64 {
-    const CALLS: u32 = 500_000;
+    const CALLS: u32 = 5_000;
     let round = || {
         let begin = Instant::now();
         for _ in 0..CALLS {
@@ -36,7 +43,43 @@ fn getppid_ns() -> f64 {
         }
         begin.elapsed().as_nanos() as f64 / f64::from(CALLS)
     };
-    (0..9).map(|_| round()).fold(f64::INFINITY, f64::min)
+    (0..900).map(|_| round()).fold(f64::INFINITY, f64::min)
+}
+
+/// A round of two threads on one CPU that wake each other through pipes, the least of many.
+fn ping_pong_ns() -> std::io::Result<f64> {
+    const ROUNDS: u32 = 500;
+    let ((here, mut to_there), (mut from_here, to_here)) = (std::io::pipe()?, std::io::pipe()?);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            stay_on_first_cpu();
+            let (mut here, mut to_here) = (here, to_here);
+            let mut byte = [0];
+            while here.read_exact(&mut byte).is_ok() && to_here.write_all(&byte).is_ok() {}
+        });
+        let other = scope.spawn(move || {
+            stay_on_first_cpu();
+            let mut round = || -> std::io::Result<f64> {
+                let begin = Instant::now();
+                for _ in 0..ROUNDS {
+                    to_there.write_all(&[1])?;
+                    from_here.read_exact(&mut [0])?;
+                }
+                Ok(begin.elapsed().as_nanos() as f64 / f64::from(ROUNDS))
+            };
+            (0..200).try_fold(f64::INFINITY, |least, _| Ok(round()?.min(least)))
+        });
+        other.join().unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into()))
+    })
+}
+
+fn stay_on_first_cpu() {
+    // SAFETY: all zeros is a valid set; the kernel reads it during the call.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(0, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &raw const set);
+    }
 }
 
 fn memory_kib(field: &str) -> f64 {
@@ -77,7 +120,7 @@ fn program_figures(
     let statistics = std::fs::read_to_string(STATISTICS)?;
     std::fs::write(STATISTICS, "1")?;
     let before = probes.runs();
-    etcd_like(directory, 5_000)?;
+    etcd_like(directory, PAIRS)?;
     let after = probes.runs();
     std::fs::write(STATISTICS, statistics.trim())?;
     for run in &after {
@@ -92,6 +135,7 @@ fn main() -> anyhow::Result<()> {
     let directory = std::env::args_os().nth(1).map_or_else(std::env::temp_dir, PathBuf::from);
     let mut figures = Figures(Vec::new());
     figures.add("getppid.bare", getppid_ns(), "ns");
+    figures.add("ping_pong.bare", ping_pong_ns()?, "ns");
     figures.add("memory.before", memory_kib("VmRSS:"), "KiB");
     let config = ProbeConfig { offsets_program: None, ..ProbeConfig::default() };
     let begin = Instant::now();
@@ -115,12 +159,23 @@ fn main() -> anyhow::Result<()> {
         program_figures(&mut figures, &probes, &directory, "target")?;
         figures.add(
             &format!("pair.{}", watch.hook.name()),
-            etcd_like(&directory, 5_000)?.as_nanos() as f64 / 1e3,
+            etcd_like(&directory, PAIRS)?.as_nanos() as f64 / 1e3,
             "us",
         );
         probes.remove_target(own);
     }
-    figures.add("pair.bare", etcd_like(&directory, 5_000)?.as_nanos() as f64 / 1e3, "us");
+    let disks = disks_of(own, &directory)?;
+    for (label, devices) in [("disk", disks), ("foreign_disk", vec![NO_DISK])] {
+        probes.watch_devices(&devices)?;
+        probes.add_target(own, std::slice::from_ref(&directory))?;
+        figures.add(&format!("getppid.{label}"), getppid_ns(), "ns");
+        figures.add(&format!("ping_pong.{label}"), ping_pong_ns()?, "ns");
+        program_figures(&mut figures, &probes, &directory, label)?;
+        let pair = etcd_like(&directory, PAIRS)?;
+        figures.add(&format!("pair.{label}"), pair.as_nanos() as f64 / 1e3, "us");
+        probes.remove_target(own);
+    }
+    figures.add("pair.bare", etcd_like(&directory, PAIRS)?.as_nanos() as f64 / 1e3, "us");
 
     reading_figures(&mut figures, &probes, &directory)?;
     println!("{}", serde_json::json!({"bench": "probes", "figures": figures.0}));

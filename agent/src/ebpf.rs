@@ -32,8 +32,12 @@
 //!   process.
 
 mod btf;
+mod circular;
 mod counters;
+mod devices;
+mod disk;
 mod error;
+mod evidence;
 mod filesystem;
 mod loss;
 mod mapped;
@@ -58,9 +62,13 @@ use aya_log::EbpfLogger;
 use etcdmon_agent_ebpf::stats::SLOTS;
 use etcdmon_proto::v1::Hook;
 
+use crate::autopsy::evidence::{Commit, Request, Usage};
+
 pub use self::{
     btf::BtfError,
+    circular::Position,
     counters::{ClassCounters, TargetCounters},
+    disk::disks_of,
     error::ProbeError,
     loss::{LossCount, Lost},
     offsets::{KERNEL_BTF, OffsetError, SUBCOMMAND as OFFSETS_SUBCOMMAND, print_offsets},
@@ -68,6 +76,7 @@ pub use self::{
     record::{Records, SyncRecord},
 };
 use self::{
+    devices::Devices,
     mapped::Mapped,
     offsets::{Feature, Offsets},
     programs::{Programs, Set},
@@ -90,6 +99,8 @@ pub struct ProbeConfig {
     pub offsets_program: Option<PathBuf>,
     /// Whether the sample must be exact. If not, or if the kernel is older than 5.12, concurrent syncs may shift it.
     pub exact_sample: bool,
+    /// Whether the submission of requests is seen by `block_io_start`. If not, or before 6.5, it is by `block_getrq`.
+    pub block_io_start: bool,
     /// Whether the programs log what should not happen, through the `log` crate at debug level.
     pub kernel_log: bool,
 }
@@ -103,6 +114,7 @@ impl Default for ProbeConfig {
             ring_bytes: 1 << 20,
             offsets_program: Some(PathBuf::from("/proc/self/exe")),
             exact_sample: true,
+            block_io_start: true,
             kernel_log: false,
         }
     }
@@ -159,6 +171,7 @@ pub struct Probes {
     config: ProbeConfig,
     offsets: Offsets,
     loss: Mapped,
+    devices: Devices,
     records: Mutex<Option<Records>>,
     /// Locked before `state` where both are.
     programs: Mutex<Programs>,
@@ -217,7 +230,7 @@ impl Probes {
         if !missing.is_empty() {
             return Err(ProbeError::Fields { fields: missing.join(", ") });
         }
-        let mut programs = Programs::load(start::open(config, &offsets, object)?, config.exact_sample);
+        let mut programs = Programs::load(start::open(config, &offsets, object)?, start::variants(config));
         let ebpf = programs.ebpf();
         let map =
             |ebpf: &mut Ebpf, name| ebpf.take_map(name).ok_or_else(|| map_error(name, "not in the object"));
@@ -227,6 +240,7 @@ impl Probes {
             HashMap::try_from(map(ebpf, "TARGETS")?).map_err(|source| map_error("TARGETS", source))?;
         let syncs = HashMap::try_from(map(ebpf, "SYNCS")?).map_err(|source| map_error("SYNCS", source))?;
         let ring = RingBuf::try_from(map(ebpf, "RECORDS")?).map_err(|source| map_error("RECORDS", source))?;
+        let devices = Devices::new(ebpf)?;
         let log = if config.kernel_log { EbpfLogger::init(ebpf).ok() } else { None };
         let degraded = start::degraded(&offsets, &programs);
         start::give_back_memory();
@@ -235,6 +249,7 @@ impl Probes {
             config: config.clone(),
             offsets,
             loss,
+            devices,
             records: Mutex::new(Some(Records::new(ring, log))),
             programs: Mutex::new(programs),
             state: Mutex::new(State { targets, watches: Vec::new(), degraded, slot_open: None }),
@@ -280,7 +295,93 @@ impl Probes {
         }
         let watch = Watch { pid, hook: choice.hook, reason: choice.reason, since_mono_ns: monotonic_ns() };
         state.watches.push(watch.clone());
+        drop(state);
+        if self.devices.any_wanted() && !programs.is_attached(Set::Requests) {
+            // Without evidence the process is still counted.
+            if let Err(error) = self.settle_devices(&mut programs) {
+                tracing::warn!(%error, "watch disks");
+            }
+        }
         Ok(watch)
+    }
+
+    /// Sets which disks are watched: those beneath the directories of all targets ([`disks_of`]), encoded as
+    /// (major << 20) | minor. The hooks are attached while there is a target and a disk; other disks cost one look-up for
+    /// each event. Call it now and then even if nothing changed: the kernel's queues come and go.
+    ///
+    /// # Errors
+    /// When there are too many, or the kernel refuses to update the maps. Hooks that can't be attached are told by
+    /// [`Self::facts`], and the rest goes on.
+    pub fn watch_devices(&self, devices: &[u32]) -> Result<(), ProbeError> {
+        let mut programs = lock(&self.programs);
+        self.devices.want(devices)?;
+        self.settle_devices(&mut programs)
+    }
+
+    /// Attaches the hooks of disks and tells the programs which disks, or takes both away.
+    fn settle_devices(&self, programs: &mut Programs) -> Result<(), ProbeError> {
+        let watch = self.devices.any_wanted() && lock(&self.state).targets.hooks().next().is_some();
+        let mut degraded = Vec::new();
+        if watch {
+            let alternatives = [
+                &[(Set::Requests, Feature::Requests)][..],
+                if self.config.block_io_start { SUBMISSIONS } else { &SUBMISSIONS[1..] },
+                &[(Set::Commits, Feature::Commits)],
+            ];
+            for sets in alternatives {
+                degraded.extend(self.attach_one_of(programs, sets).err());
+            }
+        } else {
+            for set in [Set::Requests, Set::Submissions, Set::SubmissionsByBio, Set::Commits] {
+                programs.detach(set);
+            }
+        }
+        self.devices.settle(watch, degraded)
+    }
+
+    /// Attaches the first of these sets that can be, or says what is off without and why.
+    fn attach_one_of(&self, programs: &mut Programs, sets: &[(Set, Feature)]) -> Result<(), Degraded> {
+        let mut first = None;
+        for (set, feature) in sets {
+            let missing = self.offsets.lacks(*feature);
+            let attached = if missing.is_empty() {
+                programs.attach(*set)
+            } else {
+                Err(format!("this kernel has no {}", missing.join(", ")))
+            };
+            match attached {
+                Ok(()) => return Ok(()),
+                Err(reason) => first = first.or_else(|| Some(start::device_degraded(*set, reason))),
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Appends the requests of watched disks that completed since a position, as far as the kernel's circular buffer still
+    /// holds them, in the order in which they completed. The position that is returned is where to go on, and says how many
+    /// were overwritten. Costs no syscall.
+    pub fn requests(&self, since: Position, into: &mut Vec<Request>) -> Position {
+        self.devices.requests(since, into)
+    }
+
+    /// The same for commits of the journals on watched disks, in the order in which they ended.
+    pub fn commits(&self, since: Position, into: &mut Vec<Commit>) -> Position {
+        self.devices.commits(since, into)
+    }
+
+    /// Requests that were submitted and have not completed, in no order.
+    pub fn requests_under_way(&self) -> Vec<Request> {
+        self.devices.requests_under_way()
+    }
+
+    /// Commits that began and have not ended, in no order.
+    pub fn commits_under_way(&self) -> Vec<Commit> {
+        self.devices.commits_under_way()
+    }
+
+    /// Totals by who used the watched disks since loading, in no order; users that were quiet for long are forgotten.
+    pub fn usage(&self) -> Vec<Usage> {
+        self.devices.usage()
     }
 
     fn attach(&self, programs: &mut Programs, hook: Hook) -> Result<(), String> {
@@ -310,6 +411,12 @@ impl Probes {
         };
         // Takes the kernel a second for the syscall tracepoints; snapshots of others go on meanwhile.
         needs.detach_others(&mut programs);
+        if !needs.filesystem
+            && !needs.syscall
+            && let Err(error) = self.settle_devices(&mut programs)
+        {
+            tracing::warn!(%error, "end watching disks");
+        }
         let sees_calls = programs.is_attached(Set::WriteSlot) || programs.is_attached(Set::WriteCalls);
         let mut state = lock(&self.state);
         if state.slot_open.is_some() && !sees_calls {
@@ -385,10 +492,16 @@ impl Probes {
     /// What the probes are and do at the moment.
     pub fn facts(&self) -> ProbeFacts {
         let attached = lock(&self.programs).attached();
+        let of_devices = self.devices.degraded();
         let state = lock(&self.state);
-        ProbeFacts { watches: state.watches.clone(), attached, degraded: state.degraded.clone() }
+        let degraded = state.degraded.iter().cloned().chain(of_devices).collect();
+        ProbeFacts { watches: state.watches.clone(), attached, degraded }
     }
 }
+
+/// How submissions are seen, the best first, and what each needs.
+const SUBMISSIONS: &[(Set, Feature)] =
+    &[(Set::Submissions, Feature::Requests), (Set::SubmissionsByBio, Feature::SubmitterByBio)];
 
 /// Which hooks the watched processes need.
 struct Needs {

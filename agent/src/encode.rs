@@ -6,7 +6,7 @@
 //! # Ledger
 //! Every batch carries the account of its own rows (`produced`), of what was lost before it (`dropped`, with the reason) and of
 //! stretches in which nothing was seen (`blind`). Streams: `sync` counts syncs in histograms, `sync_row`, `write`,
-//! `metric` and `event` count rows. Rows of a batch that is dropped later are accounted for in the next one.
+//! `metric`, `event` and `autopsy` count rows. Rows of a batch that is dropped later are accounted for in the next one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use prost::Message;
 
 use crate::clock::{Reading, SECOND_NS};
 use crate::discover::ProcessId;
-use crate::fact::{Event, Fact, Samples, Series, SyncRow, SyncSecond, WriteSecond};
+use crate::fact::{CulpritName, Event, Fact, Samples, Series, SlowSync, SyncRow, SyncSecond, WriteSecond};
 use crate::spool::Counts;
 
 pub mod ledger;
@@ -71,6 +71,7 @@ pub struct Builder {
     members: Vec<MemberKey>,
     sync_seconds: Vec<(u32, SyncSecond)>,
     syncs: Vec<(u32, SyncRow)>,
+    slow_syncs: Vec<(u32, SlowSync)>,
     writes: Vec<(u32, WriteSecond)>,
     series: HashMap<(u32, usize), u32>,
     series_list: Vec<(u32, Arc<Series>)>,
@@ -113,6 +114,7 @@ impl Builder {
             members: Vec::new(),
             sync_seconds: Vec::new(),
             syncs: Vec::new(),
+            slow_syncs: Vec::new(),
             writes: Vec::new(),
             series: HashMap::new(),
             series_list: Vec::new(),
@@ -160,6 +162,12 @@ impl Builder {
                 self.produced("sync_row", wall_ns, member + 1, 1, now);
                 self.counts.sync_rows += 1;
                 self.syncs.push((member, fact));
+            }
+            Fact::SlowSync(fact) => {
+                let member = self.member(fact.process);
+                self.produced("autopsy", self.wall_of(fact.start_mono_ns), member + 1, 1, now);
+                self.counts.autopsies += 1;
+                self.slow_syncs.push((member, *fact));
             }
             Fact::WriteSecond(fact) => {
                 let member = self.member(fact.process);
@@ -355,6 +363,12 @@ fn size_of_fact(fact: &Fact) -> usize {
         Fact::TimeBase(_) => 12,
         Fact::SyncSecond(fact) => 24 + 3 * fact.buckets.len(),
         Fact::Sync(_) => 40,
+        Fact::SlowSync(fact) => {
+            let text = |name: &CulpritName| {
+                name.process.len() + name.placement.cgroup.len() + name.placement.container_id.len() + 100
+            };
+            100 + fact.names.iter().map(text).sum::<usize>()
+        }
         Fact::WriteSecond(fact) => 24 + 3 * fact.buckets.len(),
         Fact::Samples(fact) => 12 * fact.values.len(),
         Fact::Event(fact) => 160 + 2 * fact.kind.len(),
@@ -362,6 +376,7 @@ fn size_of_fact(fact: &Fact) -> usize {
     }
 }
 
+pub mod autopsies;
 mod sections;
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ use std::sync::Arc;
 pub use etcdmon_etcd::Series;
 use etcdmon_proto::v1::{FileClass, Hook, SyncReason};
 
+use crate::autopsy::Autopsy;
 use crate::clock::Reading;
-use crate::discover::ProcessId;
+use crate::discover::{Placement, ProcessId};
 
 /// One statement.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +18,8 @@ pub enum Fact {
     SyncSecond(SyncSecond),
     /// A single sync.
     Sync(SyncRow),
+    /// A slow sync that was examined.
+    SlowSync(Box<SlowSync>),
     /// A second of one member's writes of one class.
     WriteSecond(WriteSecond),
     /// Samples of one source.
@@ -36,6 +39,7 @@ impl Fact {
             Self::TimeBase(_) => None,
             Self::SyncSecond(fact) => Some(fact.process),
             Self::Sync(fact) => Some(fact.process),
+            Self::SlowSync(fact) => Some(fact.process),
             Self::WriteSecond(fact) => Some(fact.process),
             Self::Samples(fact) => fact.process,
             Self::Event(fact) => fact.process,
@@ -91,6 +95,40 @@ pub struct SyncRow {
     pub result: i32,
     /// Why it has a row.
     pub reason: SyncReason,
+}
+
+/// A slow sync, where its time went, and who else used its disks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlowSync {
+    /// Who.
+    pub process: ProcessId,
+    /// Class of the file.
+    pub class: FileClass,
+    /// Begin.
+    pub start_mono_ns: u64,
+    /// End minus begin.
+    pub latency_ns: u64,
+    /// Thread.
+    pub thread_id: u32,
+    /// Inode number.
+    pub inode: u64,
+    /// (major << 20) | minor.
+    pub device: u32,
+    /// What slow meant.
+    pub threshold_ns: u64,
+    /// What came of examining it.
+    pub autopsy: Autopsy,
+    /// Its culprits by name, in their order; as far as they could still be asked.
+    pub names: Vec<CulpritName>,
+}
+
+/// Who a culprit is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CulpritName {
+    /// Name of the process and the first word of its command line.
+    pub process: String,
+    /// Its cgroup, container, pod.
+    pub placement: Placement,
 }
 
 /// Writes of one process and class in one wall-aligned second.

@@ -29,6 +29,7 @@ use crate::telemetry::Telemetry;
 
 pub mod blind;
 pub mod member;
+pub mod slow;
 
 use blind::Question;
 use member::MemberState;
@@ -339,8 +340,14 @@ impl Hub {
             let member = fact.process().and_then(|process| self.members.get_mut(&process));
             let fact = match member {
                 Some(member) => {
-                    if let Fact::SyncSecond(second) = &fact {
-                        member.add_syncs(second);
+                    match &fact {
+                        Fact::SyncSecond(second) => member.add_syncs(second),
+                        Fact::SlowSync(sync) => {
+                            let offset_ns = now.wall_minus_mono_ns();
+                            member.slow.add(sync, sync.start_mono_ns.cast_signed().wrapping_add(offset_ns));
+                        }
+                        Fact::Lost(lost) if lost.stream == "autopsy" => member.slow.left_out(lost.count),
+                        _ => {}
                     }
                     member.hold(fact)
                 }

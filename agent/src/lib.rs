@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 pub mod admin;
 pub mod allow;
+pub mod autopsy;
 pub mod clock;
 pub mod collect;
 pub mod config;

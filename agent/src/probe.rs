@@ -8,7 +8,8 @@
 //! A sync belongs to the second in which it ended, as seen by the snapshot at its end.
 //!
 //! The kernel hands over every sync; which of them have a row is decided here ([`sample`]), and all of them go to the
-//! [flight recorder](flight), whose dumps begin here or are asked for from outside.
+//! [flight recorder](flight), whose dumps begin here or are asked for from outside. Slow ones ([`slow`]) are examined a little later, on a
+//! thread of its own ([`examine`]).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,23 +21,28 @@ use etcdmon_proto::v1::{Degradation, FileClass, Hook};
 use etcdmon_service::logging::ErrorChain;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::autopsy::Gaps;
 use crate::clock::{Reading, SECOND_NS, mono_ns};
-use crate::discover::{EtcdProcess, ProcessId};
-use crate::ebpf::{ProbeConfig, Probes, Records, TargetCounters};
+use crate::discover::{EtcdProcess, ProcFs, ProcessId};
+use crate::ebpf::{Position, ProbeConfig, Probes, Records, TargetCounters, disks_of};
 use crate::encode::Sampling;
 use crate::fact::{Event, Fact, SyncRow};
 use crate::hub::Note;
 use crate::priority;
 use crate::telemetry::Telemetry;
 
+pub mod examine;
 pub mod flight;
 mod losses;
 mod sample;
 pub mod second;
+mod slow;
 
+use examine::{Evidence, Examiner};
 use flight::{Recorder, Trigger};
 use losses::Losses;
 use sample::Sampler;
+use slow::{SlowSyncs, left_out};
 
 /// Pause between two drains. The ring of 1 MiB holds 14,000 records: 290,000 a second.
 const DRAIN_EVERY: Duration = Duration::from_millis(50);
@@ -49,6 +55,9 @@ const RETRY_AFTER_NS: i64 = 15 * SECOND_NS;
 
 /// Most rows of a dump that are handed over with one drain: 20,000 a second.
 const DUMP_SLICE: usize = 1_000;
+
+/// Seconds after which the disks of all processes are looked up again: queues come and go.
+const DISKS_EVERY: i64 = 10;
 
 /// Slots of channel left for others when records are handed over.
 const RESERVE: usize = 64;
@@ -192,12 +201,17 @@ pub fn start(
         }
     };
     let (commands, receiver) = sync_channel(COMMANDS_LIMIT);
+    let examiner = match &probes {
+        Some(_) => Some(Examiner::start(ProcFs::new("/proc"), notes.clone())?),
+        None => None,
+    };
     let handle = ProbeHandle { commands, probes: probes.clone() };
     let thread = ProbeThread {
         enabled: settings.enabled,
         tuning: settings.tuning,
         recorder: Recorder::new(settings.flight_bytes),
         sampler: Sampler::default(),
+        slow: SlowSyncs::new(examiner),
         records: probes.as_ref().and_then(|probes| probes.take_records()),
         probes,
         notes,
@@ -223,6 +237,7 @@ struct ProbeThread {
     tuning: Tuning,
     recorder: Recorder,
     sampler: Sampler,
+    slow: SlowSyncs,
     probes: Option<Arc<Probes>>,
     records: Option<Records>,
     notes: mpsc::Sender<Note>,
@@ -243,6 +258,8 @@ impl ProbeThread {
             match commands.recv_timeout(pause) {
                 Ok(Command::Stop(done)) => {
                     self.switch(false);
+                    self.tell_left_out();
+                    self.slow.finish();
                     self.finish_dumps();
                     let _nobody_waits = done.send(());
                     return;
@@ -252,6 +269,7 @@ impl ProbeThread {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.drain();
+            self.examine();
             self.dump();
             let now = Reading::now();
             let now_second = now.wall_ns.div_euclid(SECOND_NS);
@@ -331,6 +349,7 @@ impl ProbeThread {
                     let reason = format!("{}; cost: {}", watch.reason, watch.cost());
                     self.degrade("sync.hook", &reason, "put etcd's directories on ext4");
                 }
+                self.watch_disks();
                 for off in probes.facts().degraded {
                     self.degrade(&off.capability, &off.reason, off.remedy);
                 }
@@ -344,6 +363,8 @@ impl ProbeThread {
 
     fn detach(&mut self, id: ProcessId) {
         self.drain();
+        let probes = self.probes.clone();
+        self.slow.gone(id, || gather(probes.as_deref()));
         let last = self.probes.as_ref().and_then(|probes| probes.remove_target(id.pid));
         let Some(target) = self.targets.get_mut(&id) else { return };
         let Some((hook, before)) = target.watch.take() else { return };
@@ -376,7 +397,13 @@ impl ProbeThread {
             let Some(after) = probes.snapshot(id.pid) else { continue };
             let (hook, delta) = (*hook, after.since(before));
             *before = after.clone();
-            self.tell_ended(id, second::facts(id, second, hook, &delta), now, &after);
+            let facts = second::facts(id, second, hook, &delta);
+            self.slow.learn(&facts);
+            self.tell_ended(id, facts, now, &after);
+        }
+        self.tell_left_out();
+        if now.wall_ns.div_euclid(SECOND_NS).rem_euclid(DISKS_EVERY) == 0 {
+            self.watch_disks();
         }
         let lost = self.losses.since_last(&probes.losses(), now, &self.telemetry);
         if !lost.is_empty() {
@@ -418,11 +445,42 @@ impl ProbeThread {
         }
     }
 
+    /// Tells the kernel which disks are below the processes' directories.
+    fn watch_disks(&mut self) {
+        let Some(probes) = self.probes.clone().filter(|_| self.enabled) else { return };
+        let watched = self.targets.values().filter(|target| target.watch.is_some());
+        let below = |target: &Target| -> Vec<u32> {
+            let directories = directories(&target.process).into_iter();
+            directories
+                .filter_map(|directory| disks_of(target.process.id.pid, &directory).ok())
+                .flatten()
+                .collect()
+        };
+        let disks: Vec<u32> = watched.flat_map(below).collect();
+        if let Err(error) = probes.watch_devices(&disks) {
+            self.degrade("block.hooks", &ErrorChain(&error).to_string(), error.remedy());
+        }
+    }
+
+    /// Hands over the slow syncs whose evidence has come.
+    fn examine(&mut self) {
+        let probes = self.probes.as_deref();
+        self.slow.examine_due(mono_ns(), || gather(probes));
+    }
+
+    fn tell_left_out(&mut self) {
+        let left_out = self.slow.left_out();
+        if !left_out.is_empty() {
+            self.tell(Note::Facts(left_out));
+        }
+    }
+
     /// Empties the ring.
     fn drain(&mut self) {
         let Some(records) = &mut self.records else { return };
         let (targets, rows) = (&self.targets, &mut self.rows);
         let (sampler, recorder, tuning) = (&mut self.sampler, &mut self.recorder, &self.tuning);
+        let (slow_syncs, now_ns) = (&mut self.slow, mono_ns());
         let mut slow = None;
         records.drain(|record| {
             // A record of a process that was removed meanwhile has nobody to belong to.
@@ -430,6 +488,7 @@ impl ProbeThread {
             let reason = sampler.reason(&tuning.sampling, *process, &record);
             rows.extend(reason.map(|reason| SyncRow { reason, ..second::row(*process, &record) }));
             recorder.push(*process, &record, reason.is_some());
+            slow_syncs.take(*process, &record, now_ns);
             if !tuning.dump_latency.is_zero() && record.latency >= tuning.dump_latency {
                 slow = Some(*process);
             }
@@ -506,6 +565,29 @@ impl ProbeThread {
             self.tell(Note::Degraded(degraded));
         }
     }
+}
+
+/// What the kernel saw of the last moments: all that its circular buffers still hold, and what is not over yet.
+fn gather(probes: Option<&Probes>) -> Evidence {
+    let Some(probes) = probes else {
+        let unseen = Gaps { requests: true, commits: true, overwritten: false };
+        return Evidence { unseen, ..Evidence::default() };
+    };
+    let (mut requests, mut commits) = (Vec::new(), Vec::new());
+    let read = probes.requests(Position::default(), &mut requests);
+    // In the order of their completion: before the first one some are missing, if any is.
+    let complete_since_ns = match requests.first() {
+        Some(first) if read.overwritten() > 0 => first.completed_ns,
+        _ => 0,
+    };
+    requests.extend(probes.requests_under_way());
+    probes.commits(Position::default(), &mut commits);
+    commits.extend(probes.commits_under_way());
+    let facts = probes.facts();
+    let is_off = |capability: &str| facts.degraded.iter().any(|off| off.capability == capability);
+    let requests_unseen = is_off("block.hooks") || is_off("block.submitter");
+    let unseen = Gaps { requests: requests_unseen, commits: is_off("journal.hooks"), overwritten: false };
+    Evidence { requests, commits, complete_since_ns, unseen }
 }
 
 fn degradation(capability: &str, reason: &str, remedy: &str) -> Note {

@@ -29,7 +29,7 @@
 //!            56 metric rows u32          60 event rows u32
 //!            64 begin, Unix ns i64       72 end, Unix ns i64
 //!            80 generation u64           88 offset u64        96 index u32      100 attempt u32
-//!           104 zero [4]                108 CRC32C of 0..108
+//!           104 autopsies u32           108 CRC32C of 0..108
 //! tail    :=  0 magic u32 = 0x444e4545    4 version u16 = 2    6 zero [2]
 //!             8 generation u64           16 offset u64        24 zero [4]        28 CRC32C of 0..28
 //! payload := an encoded etcdmon.v1.Batch, or what AES-256-GCM makes of it ([`seal`])

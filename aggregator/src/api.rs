@@ -33,6 +33,7 @@ mod events;
 mod extract;
 mod problem;
 mod remainder;
+mod slow_syncs;
 mod system;
 mod telemetry;
 
@@ -130,6 +131,7 @@ fn routes() -> OpenApiRouter<Context> {
         .routes(routes!(telemetry::current_metrics))
         .routes(routes!(telemetry::syncs))
         .routes(routes!(telemetry::sync_counts))
+        .routes(routes!(slow_syncs::slow_syncs))
         .routes(routes!(telemetry::latency))
         .routes(routes!(telemetry::ledger))
         .routes(routes!(events::events))

@@ -12,12 +12,14 @@ use uuid::Uuid;
 
 use crate::store::{Client, ClientError};
 
+mod autopsies;
 mod events;
 mod latency;
 mod ledger;
 mod metrics;
 mod syncs;
 
+pub use autopsies::{SlowSync, SlowSyncFilter};
 pub use events::{Event, EventFilter};
 pub use latency::{Latency, LatencyBucket};
 pub use ledger::{Blind, LedgerAccount};

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use etcdmon_aggregator::query::{LedgerAccount, Query, SyncFilter, TimeRange};
+use etcdmon_aggregator::query::{LedgerAccount, Query, SlowSyncFilter, SyncFilter, TimeRange};
 use etcdmon_aggregator::store::{Client, External, Store, migrate};
 use etcdmon_proto::v1::FileClass;
 use proxy::Mishap;
@@ -33,7 +33,7 @@ async fn what_is_stored_reads_back() {
     let (store, _stop) = store(&client);
     let mut agent = Agent::new();
     store.write(agent.decoded(60, NOON), false).await.unwrap();
-    assert_eq!(stored_and_doubled(&client).await, (360, 0));
+    assert_eq!(stored_and_doubled(&client).await, (420, 0));
     let query = Query::new(client.clone());
     query.ping().await.unwrap();
     let hour = range(NOON, NOON + 3_600);
@@ -49,6 +49,36 @@ async fn what_is_stored_reads_back() {
     assert_eq!((newest.inode, newest.device, newest.written_bytes), (1 << 33 | 55, 8 << 20 | 1, 55 * 2_300));
     assert_eq!((newest.reason.as_str(), newest.sample_every, newest.slow_ns), ("sample", 100, 10_000_000));
     assert_eq!(newest.agent, agent.id);
+
+    let slow_filter = SlowSyncFilter { member: Some(MEMBERS[1]), class: None, range: hour, limit: 7 };
+    let slow = query.slow_syncs(cluster(), &slow_filter).await.unwrap();
+    // Rows 59, 57 … are the second member's, and have a culprit each.
+    assert_eq!(slow.iter().map(|sync| sync.thread_id).collect::<Vec<_>>(), [99, 97, 95, 93, 91, 89, 87]);
+    let newest = &slow[0];
+    assert_eq!(newest.at().timestamp_nanos_opt(), Some(NOON * 1_000_000_000 + 59_000));
+    let parts = [
+        newest.on_cpu_ns,
+        newest.run_queue_ns,
+        newest.journal_ns,
+        newest.queue_ns,
+        newest.device_ns,
+        newest.flush_ns,
+        newest.throttle_ns,
+        newest.steal_ns,
+    ];
+    assert_eq!(parts, [1, 2, 3, 4, 5, 6, 7, 8].map(|ms| ms * 1_000_000));
+    assert_eq!((newest.latency_ns, newest.unexplained_ns), (45_000_059, 9_000_059));
+    assert_eq!(
+        (newest.journal_flush_ns, newest.cpu_quota_ns, newest.wait_ns),
+        (250_000, 1_500_000, 16_000_000)
+    );
+    assert_eq!(
+        (newest.gaps.as_str(), newest.threshold_ns, newest.agent),
+        ("requests,overwritten", 10_000_000, agent.id)
+    );
+    let culprits: serde_json::Value = serde_json::from_str(&newest.culprits).unwrap();
+    assert_eq!((&culprits[0]["process_id"], &culprits[0]["wait_ns"]), (&629.into(), &4_000_000.into()));
+    assert_eq!(culprits[0]["cgroup"], "/a \"quoted\" cgroup\n");
 
     let counts = query.sync_counts(cluster(), None, hour).await.unwrap();
     assert_eq!(counts.iter().map(|count| count.count).sum::<u64>(), 60 * 3);
@@ -75,7 +105,8 @@ async fn what_is_stored_reads_back() {
     let stored = |stream: &str| -> u64 {
         ledger.iter().filter(|account| account.stream == stream).map(|account| account.stored).sum()
     };
-    assert_eq!(["sync", "sync_row", "write", "metric", "event"].map(stored), [180, 60, 60, 60, 60]);
+    let streams = ["sync", "sync_row", "write", "metric", "event", "autopsy"];
+    assert_eq!(streams.map(stored), [180, 60, 60, 60, 60, 60]);
     let produced: u64 = ledger.iter().map(|account| account.produced).sum();
     let dropped: u64 = ledger.iter().flat_map(|account| account.dropped.values()).sum();
     let blind: u64 = ledger.iter().flat_map(|account| &account.blind).map(|blind| blind.count).sum();
@@ -151,7 +182,7 @@ async fn a_batch_sent_again_at_any_time_is_stored_once() {
     let (first, stop) = store(&client);
     let mut agent = Agent::new();
     let batches: Vec<_> = (0..5).map(|number| agent.decoded(24, NOON + number)).collect();
-    let all = (5 * 6 * 24, 0);
+    let all = (5 * 7 * 24, 0);
     // Twice at the same time, then flagged, then without the flag, then by another process.
     tokio::join!(write_all(&first, batches.clone(), false), write_all(&first, batches.clone(), true));
     assert_eq!(stored_and_doubled(&client).await, all);
@@ -159,7 +190,7 @@ async fn a_batch_sent_again_at_any_time_is_stored_once() {
     write_all(&first, batches.clone(), true).await;
     write_all(&first, batches.clone(), false).await;
     assert_eq!(stored_and_doubled(&client).await, all);
-    assert!(first.counters().rows_present.load(Ordering::Relaxed) >= 2 * 5 * 6 * 24);
+    assert!(first.counters().rows_present.load(Ordering::Relaxed) >= 2 * 5 * 7 * 24);
     stop.cancel();
     let (second, _stop) = store(&client);
     write_all(&second, batches.clone(), true).await;
@@ -183,7 +214,7 @@ async fn a_batch_stored_in_part_is_completed() {
     store.write(part, false).await.unwrap();
     assert_eq!(stored_and_doubled(&client).await, (4 + 45 + 90, 0));
     store.write(batch, true).await.unwrap();
-    assert_eq!(stored_and_doubled(&client).await, (6 * 90, 0));
+    assert_eq!(stored_and_doubled(&client).await, (7 * 90, 0));
     engine.supervisor.stop().await;
 }
 
@@ -224,7 +255,7 @@ async fn killed_engines_lose_and_double_nothing() {
         batches += agent.await.unwrap();
     }
     assert!(store.counters().inserts_failed.load(Ordering::Relaxed) > 0, "no insert was hit");
-    assert_eq!(stored_and_doubled(&client).await, (batches * 6 * 2_000, 0));
+    assert_eq!(stored_and_doubled(&client).await, (batches * 7 * 2_000, 0));
     assert_eq!(engine.supervisor.facts().borrow().restarts, 5);
     engine.supervisor.stop().await;
 }
@@ -240,13 +271,13 @@ async fn stored_in_spite_of(mishap: Mishap) {
     let mut agent = Agent::new();
     for second in 0..3 {
         write_all(&store, (0..3).map(|_| agent.decoded(600, NOON + second)).collect(), false).await;
-        assert_eq!(stored_and_doubled(&client).await, (agent.sequence * 6 * 600, 0));
+        assert_eq!(stored_and_doubled(&client).await, (agent.sequence * 7 * 600, 0));
     }
     assert!(left.lock().unwrap().is_empty());
     assert!(store.counters().inserts_failed.load(Ordering::Relaxed) >= 8);
     // What arrives late has arrived by now.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(stored_and_doubled(&client).await, (agent.sequence * 6 * 600, 0));
+    assert_eq!(stored_and_doubled(&client).await, (agent.sequence * 7 * 600, 0));
     engine.supervisor.stop().await;
 }
 
@@ -269,13 +300,13 @@ async fn days_have_partitions_of_their_own() {
     let midnight = NOON + 14 * 3_600;
     let batches = vec![agent.decoded(600, midnight - 10), agent.decoded(60, midnight + 86_400)];
     write_all(&store, batches.clone(), false).await;
-    assert_eq!(stored_and_doubled(&client).await, (6 * 660, 0));
+    assert_eq!(stored_and_doubled(&client).await, (7 * 660, 0));
     let parts = "SELECT uniqExact(partition) FROM system.parts WHERE active AND database = 'etcdmon' AND table = 'writes'";
     assert_eq!(number(&client, parts).await, 3);
     // One insert for each table and day: two tables reach over midnight.
-    assert_eq!(store.counters().inserts.load(Ordering::Relaxed), 2 * 3 + 4 * 2);
+    assert_eq!(store.counters().inserts.load(Ordering::Relaxed), 2 * 3 + 5 * 2);
     write_all(&store, batches, true).await;
-    assert_eq!(stored_and_doubled(&client).await, (6 * 660, 0));
+    assert_eq!(stored_and_doubled(&client).await, (7 * 660, 0));
     engine.supervisor.stop().await;
 }
 
@@ -311,7 +342,7 @@ async fn a_server_by_url_is_the_same() {
     let batch = agent.decoded(3_000, NOON);
     store.write(batch.clone(), false).await.unwrap();
     store.write(batch, true).await.unwrap();
-    assert_eq!(stored_and_doubled(&client).await, (6 * 3_000, 0));
+    assert_eq!(stored_and_doubled(&client).await, (7 * 3_000, 0));
     let query = Query::new(client);
     assert_eq!(query.latency(cluster(), None, None, range(NOON, NOON + 3_600)).await.unwrap().count, 9_000);
     engine.supervisor.stop().await;
@@ -346,6 +377,6 @@ async fn nothing_is_acknowledged_while_the_store_is_away() {
     });
     write.await.unwrap();
     assert!(store.is_ready());
-    assert_eq!(stored_and_doubled(&client).await, (6 * 12, 0));
+    assert_eq!(stored_and_doubled(&client).await, (7 * 12, 0));
     engine.supervisor.stop().await;
 }

@@ -92,6 +92,6 @@ async fn a_full_disk_is_told_and_waited_for() {
         tokio::time::timeout(Duration::from_secs(60), write).await.unwrap().unwrap().unwrap();
     }
     assert_eq!(store.trouble(), None);
-    assert_eq!(stored_and_doubled(&client).await, (6 * (600 + 4 * 2_000), 0));
+    assert_eq!(stored_and_doubled(&client).await, (7 * (600 + 4 * 2_000), 0));
     engine.supervisor.stop().await;
 }

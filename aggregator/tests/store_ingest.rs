@@ -114,7 +114,7 @@ async fn batches_are_acknowledged_when_durable_and_refused_with_the_reason() {
     stream.send(good.clone()).await;
     let batch_reply::Message::Acknowledgement(acknowledged) = stream.reply().await.unwrap() else { panic!() };
     assert_eq!((acknowledged.sequence, acknowledged.unknown_rows), (1, 0));
-    assert_eq!(stored_and_doubled(&client).await, (6 * 30, 0), "acknowledged before it was stored");
+    assert_eq!(stored_and_doubled(&client).await, (7 * 30, 0), "acknowledged before it was stored");
 
     let mut unknown = v1::Batch::decode(good.payload.as_slice()).unwrap();
     unknown.sections = vec![v1::Section { kind: 99, rows: 5, payload: vec![1] }];
@@ -146,7 +146,7 @@ async fn batches_are_acknowledged_when_durable_and_refused_with_the_reason() {
     // The stream goes on after refusals, and a resend changes nothing.
     stream.send(v1::BatchEnvelope { maybe_sent_before: true, ..good }).await;
     assert!(matches!(stream.reply().await.unwrap(), batch_reply::Message::Acknowledgement(_)));
-    assert_eq!(stored_and_doubled(&client).await, (6 * 30, 0));
+    assert_eq!(stored_and_doubled(&client).await, (7 * 30, 0));
     assert_eq!(ingest.count(|it| &it.acknowledged), 3);
     assert_eq!((ingest.count(|it| &it.refused), ingest.count(|it| &it.unknown_rows)), (4, 5));
     ingest.stop.cancel();
@@ -171,7 +171,7 @@ async fn a_window_of_batches_is_acknowledged_together() {
     }
     acknowledged.sort_unstable();
     assert_eq!(acknowledged, (1..=20).collect::<Vec<_>>());
-    assert_eq!(stored_and_doubled(&engine.client("etcdmon")).await, (20 * 6 * 12, 0));
+    assert_eq!(stored_and_doubled(&engine.client("etcdmon")).await, (20 * 7 * 12, 0));
     engine.supervisor.stop().await;
 }
 

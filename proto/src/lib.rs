@@ -68,6 +68,31 @@ impl v1::SyncReason {
     }
 }
 
+impl v1::CulpritOrigin {
+    /// The origin's name in tables, API and UI.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unspecified",
+            Self::Process => "process",
+            Self::Itself => "itself",
+            Self::Writeback => "writeback",
+            Self::Journal => "journal",
+        }
+    }
+}
+
+impl v1::Certainty {
+    /// The certainty's name in tables, API and UI.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unspecified",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+}
+
 impl v1::LedgerKind {
     /// The kind's name in tables, API and UI.
     pub const fn name(self) -> &'static str {

@@ -10,7 +10,8 @@ use crate::process::Process;
 use crate::wait;
 
 /// Tables whose rows carry (agent, epoch, sequence, row).
-pub const TABLES: [&str; 6] = ["sync_histograms", "syncs", "writes", "metrics", "events", "ledger"];
+pub const TABLES: [&str; 7] =
+    ["sync_histograms", "syncs", "writes", "metrics", "events", "ledger", "autopsies"];
 
 /// Limit for the engine to open its store, and for each answer.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -18,6 +18,7 @@ mod v1;
 mod v2;
 
 use self::hierarchy::{Chain, Hierarchies, Level, Version};
+pub use self::limits::io_is_limited;
 use self::limits::{
     has_cpu_limit, has_memory_limit, limited, set_counter, set_cpu_limits, set_gauge, set_info,
     set_io_limits, set_io_usage, set_memory_limits, smallest, text_number,

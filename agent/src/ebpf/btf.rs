@@ -41,16 +41,22 @@ const DEEPEST: usize = 16;
 /// Types by number, and their names.
 #[derive(Debug)]
 pub struct Btf<'a> {
+    /// What the numbers of types and places of names go on from: a module's BTF only has what the kernel's has not.
+    base: Option<&'a Self>,
     /// The section of types.
     types: &'a [u8],
     /// The section of strings.
     strings: &'a [u8],
     /// Where in `types` each type begins; type 0 is `void` and has no entry.
     begins: Vec<u32>,
+    /// Of those the structures and unions with a name, which are a tenth.
+    structures: Vec<u32>,
 }
 
 #[derive(Clone, Copy)]
-struct Type {
+struct Type<'a> {
+    /// The section of types it is in.
+    section: &'a [u8],
     name: u32,
     kind: u32,
     members: usize,
@@ -92,6 +98,14 @@ impl<'a> Btf<'a> {
     /// # Errors
     /// When the bytes are not BTF, end early or hold a kind that is not known.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, BtfError> {
+        Self::parse_above(None, bytes)
+    }
+
+    /// The same for the BTF of a module, which stands on the kernel's.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_above(base: Option<&'a Self>, bytes: &'a [u8]) -> Result<Self, BtfError> {
         if u16_at(bytes, 0) != Some(MAGIC) {
             return Err(BtfError::Header);
         }
@@ -104,14 +118,18 @@ impl<'a> Btf<'a> {
         };
         let types = section(number(8)?, number(12)?)?;
         let strings = section(number(16)?, number(20)?)?;
-        let mut btf = Self { types, strings, begins: Vec::new() };
+        let mut btf = Self { base, types, strings, begins: Vec::new(), structures: Vec::new() };
         let mut at = 0;
         while at < types.len() {
             let found = btf.type_at(at).ok_or(BtfError::Truncated { at })?;
             let id = btf.begins.len() + 1;
             let body =
                 body_bytes(found.kind, found.members).ok_or(BtfError::Kind { id, kind: found.kind })?;
-            btf.begins.push(u32::try_from(at).map_err(|_| BtfError::Header)?);
+            let begin = u32::try_from(at).map_err(|_| BtfError::Header)?;
+            btf.begins.push(begin);
+            if matches!(found.kind, STRUCT | UNION) && found.name != 0 {
+                btf.structures.push(begin);
+            }
             at = found.body + body;
             if at > types.len() {
                 return Err(BtfError::Truncated { at: types.len() });
@@ -120,9 +138,10 @@ impl<'a> Btf<'a> {
         Ok(btf)
     }
 
-    fn type_at(&self, at: usize) -> Option<Type> {
+    fn type_at(&self, at: usize) -> Option<Type<'a>> {
         let info = u32_at(self.types, at + 4)?;
         Some(Type {
+            section: self.types,
             name: u32_at(self.types, at)?,
             kind: (info >> 24) & 0x1f,
             members: (info & 0xffff) as usize,
@@ -132,14 +151,22 @@ impl<'a> Btf<'a> {
         })
     }
 
-    fn type_of(&self, id: u32) -> Option<Type> {
+    fn type_of(&self, id: u32) -> Option<Type<'a>> {
+        let below = self.base.map_or(0, |base| base.begins.len());
         let index = usize::try_from(id).ok()?.checked_sub(1)?;
-        self.type_at(*self.begins.get(index)? as usize)
+        match index.checked_sub(below) {
+            Some(own) => self.type_at(*self.begins.get(own)? as usize),
+            None => self.base?.type_of(id),
+        }
     }
 
     fn name_is(&self, name: u32, wanted: &str) -> bool {
+        let below = self.base.map_or(0, |base| base.strings.len());
+        let Some(own) = (name as usize).checked_sub(below) else {
+            return self.base.is_some_and(|base| base.name_is(name, wanted));
+        };
         let wanted = wanted.as_bytes();
-        let Some(rest) = self.strings.get(name as usize..) else { return false };
+        let Some(rest) = self.strings.get(own..) else { return false };
         rest.starts_with(wanted) && rest.get(wanted.len()) == Some(&0)
     }
 
@@ -155,9 +182,9 @@ impl<'a> Btf<'a> {
         if members.is_empty() {
             return None;
         }
-        self.begins.iter().find_map(|begin| {
+        self.structures.iter().find_map(|begin| {
             let outer = self.type_at(*begin as usize)?;
-            if !matches!(outer.kind, STRUCT | UNION) || !self.name_is(outer.name, structure) {
+            if !self.name_is(outer.name, structure) {
                 return None;
             }
             let bits = self.offset_in(outer, &members)?;
@@ -165,7 +192,7 @@ impl<'a> Btf<'a> {
         })
     }
 
-    fn offset_in(&self, outer: Type, path: &[&str]) -> Option<u32> {
+    fn offset_in(&self, outer: Type<'a>, path: &[&str]) -> Option<u32> {
         let (first, rest) = path.split_first()?;
         let (bits, member) = self.member(outer, first, 0)?;
         if rest.is_empty() {
@@ -176,15 +203,15 @@ impl<'a> Btf<'a> {
     }
 
     /// Bit offset and type of a member by name.
-    fn member(&self, outer: Type, name: &str, depth: usize) -> Option<(u32, u32)> {
+    fn member(&self, outer: Type<'a>, name: &str, depth: usize) -> Option<(u32, u32)> {
         if depth > DEEPEST {
             return None;
         }
         (0..outer.members).find_map(|index| {
             let at = outer.body + index * MEMBER_BYTES;
-            let member_name = u32_at(self.types, at)?;
-            let member_type = u32_at(self.types, at + 4)?;
-            let offset = u32_at(self.types, at + 8)?;
+            let member_name = u32_at(outer.section, at)?;
+            let member_type = u32_at(outer.section, at + 4)?;
+            let offset = u32_at(outer.section, at + 8)?;
             // With bit fields the upper byte is the field's width.
             let bits = if outer.has_bit_fields { offset & 0xff_ffff } else { offset };
             if member_name != 0 {
@@ -196,7 +223,7 @@ impl<'a> Btf<'a> {
     }
 
     /// The structure or union behind typedefs and qualifiers.
-    fn structure(&self, mut id: u32) -> Option<Type> {
+    fn structure(&self, mut id: u32) -> Option<Type<'a>> {
         for _ in 0..DEEPEST {
             let found = self.type_of(id)?;
             match found.kind {

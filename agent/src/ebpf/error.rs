@@ -54,6 +54,14 @@ pub enum ProbeError {
         /// How many there are.
         slots: usize,
     },
+    /// More disks are to be watched than can be.
+    #[error("{devices} disks to watch, {limit} can be")]
+    TooManyDevices {
+        /// How many there are.
+        devices: usize,
+        /// How many can be watched.
+        limit: usize,
+    },
     /// The hooks of a write slot can't be attached.
     #[error("open a write slot: {reason}")]
     WriteSlot {
@@ -86,6 +94,7 @@ impl ProbeError {
             Self::WriteSlot { .. } => {
                 "report the kernel's version with this message; everything else goes on"
             }
+            Self::TooManyDevices { .. } => "watch fewer data directories with one agent",
             Self::NoSlot { .. } => "run fewer etcd members on this node, or a second agent for the others",
         }
     }

@@ -15,6 +15,10 @@ pub enum Lost {
     Write,
     /// Counted, but as class `other`.
     Class,
+    /// Nothing is known of a request on a watched disk.
+    Request,
+    /// Nothing is known of a commit of a journal on a watched disk.
+    Commit,
 }
 
 /// A count of what was missed, since the programs were loaded.
@@ -47,7 +51,31 @@ const fn lost(program: Program, reason: Reason) -> Lost {
             | Program::SyncExitSyscall,
             _,
         ) => Lost::Sync,
-        _ => Lost::Write,
+        (
+            Program::BlockStart
+            | Program::BlockSubmit
+            | Program::BlockIssue
+            | Program::BlockComplete
+            | Program::BlockMerge,
+            _,
+        ) => Lost::Request,
+        (
+            Program::JournalStart
+            | Program::JournalLocking
+            | Program::JournalFlushing
+            | Program::JournalLogging
+            | Program::JournalEnd,
+            _,
+        ) => Lost::Commit,
+        (
+            Program::WriteEndFilesystem
+            | Program::WriteEnterSyscall
+            | Program::WriteExitSyscall
+            | Program::RangeEnterSyscall
+            | Program::CallEnterSlot
+            | Program::CallExitSlot,
+            _,
+        ) => Lost::Write,
     }
 }
 
@@ -107,5 +135,7 @@ mod tests {
         assert_eq!(lost(Program::SyncExitSyscall, Reason::Unreadable), Lost::Class);
         assert_eq!(lost(Program::WriteEndFilesystem, Reason::Unreadable), Lost::Class);
         assert_eq!(lost(Program::WriteEnterSyscall, Reason::InFlightFull), Lost::Write);
+        assert_eq!(lost(Program::BlockStart, Reason::InFlightFull), Lost::Request);
+        assert_eq!(lost(Program::JournalStart, Reason::NoEnd), Lost::Commit);
     }
 }

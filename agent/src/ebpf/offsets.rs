@@ -16,6 +16,9 @@ use super::btf::{Btf, BtfError};
 /// Where a kernel keeps its BTF.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
+/// The module whose fields are needed, beside the kernel's file.
+const JOURNAL_MODULE: &str = "jbd2";
+
 /// Name of the hidden subcommand that prints offsets.
 pub const SUBCOMMAND: &str = "btf-offsets";
 
@@ -83,6 +86,47 @@ const fn paths(field: Field) -> &'static [&'static str] {
         Field::DentryName => &["dentry.d_name.name"],
         Field::DentryAlias => &["dentry.d_u.d_alias", "dentry.d_alias"],
         Field::RegistersFirst => &["pt_regs.di", "pt_regs.regs"],
+        Field::TaskFlags => &["task_struct.flags"],
+        Field::RequestQueue => &["request.q"],
+        Field::RequestFlags => &["request.cmd_flags"],
+        Field::RequestLength => &["request.__data_len"],
+        Field::RequestStart => &["request.start_time_ns"],
+        Field::RequestEndIo => &["request.end_io"],
+        Field::RequestDisk => &["request.rq_disk"],
+        Field::QueueDisk => &["request_queue.disk"],
+        Field::DiskMajor => &["gendisk.major"],
+        Field::DiskFirstMinor => &["gendisk.first_minor"],
+        Field::RequestBio => &["request.bio"],
+        Field::BioGroup => &["bio.bi_blkg"],
+        Field::GroupPolicy => &["blkcg_gq.blkcg"],
+        Field::PolicyCgroup => &["blkcg.css.cgroup"],
+        Field::CgroupNode => &["cgroup.kn"],
+        Field::NodeId => &["kernfs_node.id"],
+        Field::BioVectors => &["bio.bi_io_vec"],
+        Field::VectorPage => &["bio_vec.bv_page"],
+        Field::PageHead => &["page.compound_head"],
+        Field::PageMapping => &["page.mapping", "folio.mapping"],
+        Field::MappingHost => &["address_space.host"],
+        Field::JournalDevice => &["journal_s.j_fs_dev"],
+        Field::BlockDeviceDisk => &["block_device.bd_disk"],
+        Field::TransactionNumber => &["transaction_s.t_tid"],
+        Field::TaskRunStart => &["task_struct.se.exec_start"],
+        Field::TaskRunTime => &["task_struct.se.sum_exec_runtime"],
+        Field::BioDevice => &["bio.bi_bdev"],
+        Field::BioDisk => &["bio.bi_disk"],
+        Field::DiskQueue => &["gendisk.queue"],
+        Field::BioLength => &["bio.bi_iter.bi_size"],
+        Field::BioFlags => &["bio.bi_opf"],
+        Field::RequestTail => &["request.biotail"],
+    }
+}
+
+/// The field that older kernels have in place of this one.
+const fn instead(field: Field) -> Option<Field> {
+    match field {
+        Field::QueueDisk => Some(Field::RequestDisk),
+        Field::BioDevice => Some(Field::BioDisk),
+        _ => None,
     }
 }
 
@@ -99,14 +143,41 @@ pub enum Feature {
     Slot,
     /// Run-queue delay of a sync.
     RunDelay,
+    /// Time on a CPU in records.
+    RunTime,
     /// Device number in records.
     Device,
+    /// Requests of a disk.
+    Requests,
+    /// Kernel threads are told from other submitters.
+    Submitter,
+    /// Who submitted a request, by its first bio: before 6.5.
+    SubmitterByBio,
+    /// The cgroup that is charged for a request.
+    Charged,
+    /// The file that a kernel thread writes.
+    RequestFile,
+    /// Commits of journals.
+    Commits,
 }
 
 impl Feature {
     /// Every feature.
-    pub const ALL: [Self; 6] =
-        [Self::FileClass, Self::WriteClass, Self::Descriptor, Self::Slot, Self::RunDelay, Self::Device];
+    pub const ALL: [Self; 13] = [
+        Self::FileClass,
+        Self::WriteClass,
+        Self::Descriptor,
+        Self::Slot,
+        Self::RunDelay,
+        Self::RunTime,
+        Self::Device,
+        Self::Requests,
+        Self::Submitter,
+        Self::SubmitterByBio,
+        Self::Charged,
+        Self::RequestFile,
+        Self::Commits,
+    ];
 
     /// Stable name, as the agent reports it.
     pub const fn name(self) -> &'static str {
@@ -116,7 +187,14 @@ impl Feature {
             Self::Descriptor => "sync.hook.syscall",
             Self::Slot => "write.slot",
             Self::RunDelay => "sync.run_delay",
+            Self::RunTime => "sync.run_time",
             Self::Device => "sync.device",
+            Self::Requests => "block.requests",
+            Self::Submitter => "block.kernel_threads",
+            Self::SubmitterByBio => "block.submitter_by_bio",
+            Self::Charged => "block.charged_cgroup",
+            Self::RequestFile => "block.file",
+            Self::Commits => "journal.commits",
         }
     }
 
@@ -142,7 +220,53 @@ impl Feature {
                 Field::TableFiles,
             ],
             Self::RunDelay => &[Field::TaskRunDelay],
+            Self::RunTime => &[Field::TaskRunStart, Field::TaskRunTime],
             Self::Device => &[Field::InodeSuperBlock, Field::SuperBlockDevice],
+            Self::Requests => &[
+                Field::RequestQueue,
+                Field::RequestFlags,
+                Field::RequestLength,
+                Field::RequestStart,
+                Field::RequestEndIo,
+                Field::QueueDisk,
+                Field::DiskMajor,
+                Field::DiskFirstMinor,
+            ],
+            Self::Submitter => &[Field::TaskFlags],
+            Self::SubmitterByBio => &[
+                Field::BioDevice,
+                Field::BlockDeviceDisk,
+                Field::DiskQueue,
+                Field::BioLength,
+                Field::BioFlags,
+                Field::RequestBio,
+                Field::RequestTail,
+            ],
+            Self::Charged => &[
+                Field::RequestBio,
+                Field::BioGroup,
+                Field::GroupPolicy,
+                Field::PolicyCgroup,
+                Field::CgroupNode,
+                Field::NodeId,
+            ],
+            Self::RequestFile => &[
+                Field::RequestBio,
+                Field::BioVectors,
+                Field::VectorPage,
+                Field::PageHead,
+                Field::PageMapping,
+                Field::MappingHost,
+                Field::InodeMode,
+                Field::InodeNumber,
+            ],
+            Self::Commits => &[
+                Field::JournalDevice,
+                Field::BlockDeviceDisk,
+                Field::DiskMajor,
+                Field::DiskFirstMinor,
+                Field::TransactionNumber,
+            ],
         }
     }
 }
@@ -160,26 +284,30 @@ struct Answer {
 }
 
 impl Offsets {
-    /// Looks every field up.
+    /// Looks every field up, in the kernel's BTF and then in that of a module.
     ///
     /// # Errors
-    /// When the bytes are not BTF. A field that is not there is not an error: see [`Self::lacks`].
-    pub fn from_btf(bytes: &[u8]) -> Result<Self, BtfError> {
-        let btf = Btf::parse(bytes)?;
-        Ok(Self {
-            values: Field::ALL
-                .map(|field| paths(field).iter().find_map(|path| btf.offset(path)).unwrap_or(MISSING)),
-        })
+    /// When the kernel's bytes are not BTF; a module's that are not count for nothing. A field that is not there is not an
+    /// error: see [`Self::lacks`].
+    pub fn from_btf(kernel: &[u8], module: &[u8]) -> Result<Self, BtfError> {
+        let kernel = Btf::parse(kernel)?;
+        let module = Btf::parse_above(Some(&kernel), module).ok();
+        let find = |path: &&str| {
+            kernel.offset(path).or_else(|| module.as_ref().and_then(|module| module.offset(path)))
+        };
+        Ok(Self { values: Field::ALL.map(|field| paths(field).iter().find_map(find).unwrap_or(MISSING)) })
     }
 
-    /// Reads the BTF file in this process.
+    /// Reads the kernel's BTF file, and a module's beside it, in this process.
     ///
     /// # Errors
     /// When the file can't be read or is not BTF.
     pub fn from_file(path: &Path) -> Result<Self, OffsetError> {
         let bytes =
             std::fs::read(path).map_err(|source| OffsetError::Read { path: path.to_owned(), source })?;
-        Self::from_btf(&bytes).map_err(|source| OffsetError::Btf { path: path.to_owned(), source })
+        // Without the module, or with jbd2 in the kernel itself, there is no such file.
+        let module = std::fs::read(path.with_file_name(JOURNAL_MODULE)).unwrap_or_default();
+        Self::from_btf(&bytes, &module).map_err(|source| OffsetError::Btf { path: path.to_owned(), source })
     }
 
     /// Has a child read the BTF file, so that the memory it takes is given back: `program btf-offsets path`.
@@ -248,7 +376,8 @@ impl Offsets {
 
     /// The fields that a feature needs and this kernel does not have, by their newest names.
     pub fn lacks(&self, feature: Feature) -> Vec<&'static str> {
-        let missing = feature.needs().iter().filter(|field| !self.has(**field));
+        let there = |field: Field| self.has(field) || instead(field).is_some_and(|older| self.has(older));
+        let missing = feature.needs().iter().filter(|field| !there(**field));
         missing.map(|field| paths(*field)[0]).collect()
     }
 }

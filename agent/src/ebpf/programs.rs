@@ -81,6 +81,29 @@ const WRITE_SLOT: &[Hooking] = &[
     Hooking { program: Program::CallEnterSlot, events: &["sys_enter"], all: true },
 ];
 
+const REQUESTS: &[Hooking] = &[
+    Hooking { program: Program::BlockComplete, events: &["block_rq_complete"], all: true },
+    Hooking { program: Program::BlockIssue, events: &["block_rq_issue"], all: true },
+];
+
+const SUBMISSIONS: &[Hooking] = &[
+    Hooking { program: Program::BlockMerge, events: &["block_rq_merge"], all: true },
+    Hooking { program: Program::BlockStart, events: &["block_io_start"], all: true },
+];
+
+const SUBMISSIONS_BY_BIO: &[Hooking] = &[
+    Hooking { program: Program::BlockMerge, events: &["block_rq_merge"], all: false },
+    Hooking { program: Program::BlockSubmit, events: &["block_getrq"], all: true },
+];
+
+const COMMITS: &[Hooking] = &[
+    Hooking { program: Program::JournalEnd, events: &["jbd2_end_commit"], all: true },
+    Hooking { program: Program::JournalLogging, events: &["jbd2_commit_logging"], all: true },
+    Hooking { program: Program::JournalFlushing, events: &["jbd2_commit_flushing"], all: true },
+    Hooking { program: Program::JournalLocking, events: &["jbd2_commit_locking"], all: true },
+    Hooking { program: Program::JournalStart, events: &["jbd2_start_commit"], all: true },
+];
+
 /// A set of hooks that is attached and detached as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Set {
@@ -93,6 +116,14 @@ pub enum Set {
     /// The tracepoints of all syscalls, for writes and sync_file_range in a short slot: dearer while they are attached,
     /// but attached and detached at once.
     WriteSlot,
+    /// Requests of watched disks from issue to completion.
+    Requests,
+    /// Who submitted them and when (6.5+).
+    Submissions,
+    /// The same before 6.5, and without requests that are made of nothing but a command.
+    SubmissionsByBio,
+    /// Commits of journals on watched disks.
+    Commits,
 }
 
 impl Set {
@@ -102,6 +133,10 @@ impl Set {
             Self::SyncCalls => SYNC_CALLS,
             Self::WriteCalls => WRITE_CALLS,
             Self::WriteSlot => WRITE_SLOT,
+            Self::Requests => REQUESTS,
+            Self::Submissions => SUBMISSIONS,
+            Self::SubmissionsByBio => SUBMISSIONS_BY_BIO,
+            Self::Commits => COMMITS,
         }
     }
 }
@@ -179,12 +214,23 @@ fn load_first(
     verdict
 }
 
+/// Which of several functions is loaded for a program.
+#[derive(Clone, Copy, Debug)]
+pub struct Variants {
+    /// Those for 5.12 and later, which the others stand in for where the kernel refuses them.
+    pub exact: bool,
+    /// Those for tracepoints that begin with the queue.
+    pub after_queue: bool,
+}
+
 impl Programs {
-    /// Loads each program. One that the kernel refuses is remembered with the reason. Without `exact` the variants for
-    /// kernels before 5.12 are loaded, as they are where the kernel refuses the others.
-    pub fn load(mut ebpf: Ebpf, exact: bool) -> Self {
+    /// Loads each program. One that the kernel refuses is remembered with the reason.
+    pub fn load(mut ebpf: Ebpf, variants: Variants) -> Self {
         let functions = Program::ALL.map(|program| {
-            let exact = (exact || program.inexact().is_none()).then_some(program.name());
+            if variants.after_queue && program.after_queue().is_some() {
+                return load_first(&mut ebpf, program.after_queue().into_iter());
+            }
+            let exact = (variants.exact || program.inexact().is_none()).then_some(program.name());
             load_first(&mut ebpf, exact.into_iter().chain(program.inexact()))
         });
         Self { ebpf, functions, tracefs: None, attached: Vec::new() }

@@ -24,6 +24,9 @@ pub struct SyncRecord {
     pub latency: Duration,
     /// Time the thread waited for a CPU meanwhile.
     pub run_delay: Duration,
+    /// Time the thread ran on a CPU meanwhile, with an error of up to a tick if it moved to another CPU; `None` if this
+    /// kernel does not tell.
+    pub run_time: Option<Duration>,
     /// Bytes written to that file since its last sync began.
     pub written_bytes: u64,
     /// The file's inode number.
@@ -55,6 +58,8 @@ impl SyncRecord {
             start_mono_ns: raw.start_ns,
             latency: Duration::from_nanos(raw.latency_ns),
             run_delay: Duration::from_nanos(raw.run_delay_ns),
+            run_time: (raw.run_time_ns != kernel::RUN_TIME_UNKNOWN)
+                .then(|| Duration::from_nanos(u64::from(raw.run_time_ns))),
             written_bytes: raw.written_bytes,
             inode: raw.inode,
             device: raw.device,
@@ -120,7 +125,7 @@ mod tests {
         }
         bytes.extend([3, class, reason, 0]);
         bytes.extend(11_u32.to_ne_bytes());
-        bytes.extend([0; 4]);
+        bytes.extend(150_u32.to_ne_bytes());
         bytes
     }
 
@@ -135,12 +140,21 @@ mod tests {
             start_mono_ns: 1_000,
             latency: Duration::from_nanos(2_000),
             run_delay: Duration::from_nanos(300),
+            run_time: Some(Duration::from_nanos(150)),
             written_bytes: 4_096,
             inode: 77,
             device: 7 << 20,
             result: -5,
         };
         assert_eq!(record, expected);
+    }
+
+    #[test]
+    fn a_run_time_that_is_not_known_is_none() {
+        let mut bytes = bytes(1, 2);
+        let at = bytes.len() - 4;
+        bytes[at..].copy_from_slice(&kernel::RUN_TIME_UNKNOWN.to_ne_bytes());
+        assert_eq!(SyncRecord::from_bytes(&bytes).map(|record| record.run_time), Some(None));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{
     Degraded, ProbeConfig, ProbeError,
     mapped::Mapped,
     offsets::{Feature, KERNEL_BTF, Offsets},
-    programs::Programs,
+    programs::{Programs, Set, Variants},
 };
 
 /// The inode of the initial pid namespace (include/linux/proc_ns.h).
@@ -60,14 +60,37 @@ pub(super) fn open(config: &ProbeConfig, offsets: &Offsets, object: &[u8]) -> Re
     let page = 4096;
     let ring_bytes = config.ring_bytes.clamp(page, 1 << 30).next_power_of_two();
     let log_level = if config.kernel_log { DEBUG } else { OFF };
+    let controllers = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
+    let separate_io_cgroups = u32::from(has_separate_io_cgroups(&controllers));
     EbpfLoader::new()
         .btf(None)
         .override_global("OFFSETS", offsets.values(), true)
         .override_global("CALL_NUMBERS", &CALL_NUMBERS, true)
+        .override_global("SEPARATE_IO_CGROUPS", &separate_io_cgroups, true)
         .override_global("AYA_LOG_LEVEL", &log_level, true)
         .map_max_entries("RECORDS", ring_bytes)
         .load(object)
         .map_err(|source| ProbeError::Load(Box::new(source)))
+}
+
+/// Whether the block controller hangs on a hierarchy of its own (cgroup v1), by /proc/cgroups.
+fn has_separate_io_cgroups(table: &str) -> bool {
+    table.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        words.next() == Some("blkio") && words.next().is_some_and(|hierarchy| hierarchy != "0")
+    })
+}
+
+/// Whether the block layer's tracepoints begin with the queue, by the kernel's release: 5.11 dropped it.
+fn has_queue_first(release: &str) -> bool {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(str::parse::<u32>);
+    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < (5, 11))
+}
+
+/// Which of several functions are loaded for this kernel.
+pub(super) fn variants(config: &ProbeConfig) -> Variants {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    Variants { exact: config.exact_sample, after_queue: has_queue_first(&release) }
 }
 
 /// What this kernel can't do of what the programs offer.
@@ -91,6 +114,18 @@ pub(super) fn degraded(offsets: &Offsets, programs: &Programs) -> Vec<Degraded> 
         remedy: "use a kernel from 5.12 on",
     });
     features.chain(refused).chain(sample).collect()
+}
+
+/// A set of hooks of disks that can't be attached.
+pub(super) fn device_degraded(set: Set, reason: String) -> Degraded {
+    let (capability, remedy) = match set {
+        Set::Submissions | Set::SubmissionsByBio => {
+            ("block.submitter", "report the kernel's version with this message")
+        }
+        Set::Commits => ("journal.hooks", "none is needed where no filesystem has a jbd2 journal (ext4)"),
+        _ => ("block.hooks", "report the kernel's version with this message"),
+    };
+    Degraded { capability: capability.to_owned(), reason, remedy }
 }
 
 /// Fails unless the effective capabilities in /proc/self/status allow to load tracing programs.

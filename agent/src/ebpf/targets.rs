@@ -23,7 +23,7 @@ pub(super) struct TargetValue(Target);
 unsafe impl aya::Pod for TargetValue {}
 
 /// The begin of a sync as words; the last is the slot.
-pub(super) type SyncStart = [u64; 5];
+pub(super) type SyncStart = [u64; 8];
 
 /// A watched process.
 #[derive(Debug)]

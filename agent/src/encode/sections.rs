@@ -1,6 +1,6 @@
 //! Rows to columns: one function a kind of record.
 
-use super::{Builder, convert, v1};
+use super::{Builder, autopsies, convert, v1};
 use prost::Message;
 
 impl Builder {
@@ -18,6 +18,11 @@ impl Builder {
         add(v1::SectionKind::Write, self.writes.len(), self.write_rows().encode_to_vec());
         add(v1::SectionKind::Metric, self.samples.len(), self.metrics().encode_to_vec());
         add(v1::SectionKind::Event, self.events.len(), self.event_rows().encode_to_vec());
+        add(
+            v1::SectionKind::Autopsy,
+            self.slow_syncs.len(),
+            autopsies::columns(&self.slow_syncs).encode_to_vec(),
+        );
         add(v1::SectionKind::Ledger, self.account.len(), self.ledger().encode_to_vec());
         sections
     }

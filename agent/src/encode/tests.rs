@@ -2,6 +2,8 @@ use etcdmon_proto::v1::{FileClass, Hook, SectionKind, SyncReason};
 use proptest::prelude::*;
 
 use super::*;
+use crate::autopsy::{Autopsy, Certainty, Culprit, Gaps, JournalParts, Origin, Parts};
+use crate::discover::Placement;
 use crate::fact::{Blind, Lost};
 
 const A: ProcessId = ProcessId { boot_id: [1; 16], pid: 7, start_ticks: 9 };
@@ -99,6 +101,97 @@ fn every_kind_of_fact_has_its_section_with_columns_of_one_length() {
     assert_eq!(metrics.series_index, [0, 1, 0, 1]);
     assert_eq!(metrics.series.iter().map(|series| series.member_plus_one).collect::<Vec<_>>(), [1, 0]);
     assert_eq!(convert::undelta_i64(&metrics.mono_ns_delta), [1, 1, 2, 2]);
+}
+
+fn slow_sync(process: ProcessId, culprits: u32) -> SlowSync {
+    let culprit = |number: u32| Culprit {
+        origin: Origin::Process,
+        process_id: 600 + number,
+        comm: *b"fio\0garbage.....",
+        cgroup: 44,
+        inode: 0,
+        device: 254 << 20,
+        requests: 3,
+        bytes: 12_288,
+        syncs: 1,
+        wait_ns: 100 - u64::from(number),
+        certainty: Certainty::High,
+    };
+    let placement = Placement { cgroup: "/lab".to_owned(), ..Placement::default() };
+    SlowSync {
+        process,
+        class: FileClass::Wal,
+        start_mono_ns: 79 * SECOND_NS as u64,
+        latency_ns: 45,
+        thread_id: 77,
+        inode: 12,
+        device: 254 << 20 | 1,
+        threshold_ns: 40,
+        autopsy: Autopsy {
+            parts: Parts {
+                on_cpu_ns: 1,
+                run_queue_ns: 2,
+                journal_ns: 3,
+                queue_ns: 4,
+                device_ns: 5,
+                flush_ns: 6,
+                throttle_ns: 7,
+                steal_ns: 8,
+                unexplained_ns: 9,
+            },
+            journal: JournalParts { device_ns: 1, queue_ns: 1, flush_ns: 1 },
+            cpu_quota_ns: 2,
+            wait_ns: 18,
+            culprits: (0..culprits).map(culprit).collect(),
+            gaps: Gaps { commits: true, ..Gaps::default() },
+        },
+        // The last one could not be asked any more.
+        names: (1..culprits)
+            .map(|_| CulpritName { process: "fio (/usr/bin/fio)".to_owned(), placement: placement.clone() })
+            .collect(),
+    }
+}
+
+#[test]
+fn slow_syncs_carry_their_parts_and_their_culprits_and_texts_once() {
+    let mut builder = builder();
+    for (process, culprits) in [(A, 0), (B, 3), (A, 1)] {
+        builder.add(Fact::SlowSync(Box::new(slow_sync(process, culprits))), NOW);
+    }
+    let closed = builder.close(&Ids).expect("has rows");
+    assert_eq!(closed.counts.autopsies, 3);
+    let batch = decode(&closed);
+    let (rows, columns) = section::<v1::Autopsies>(&batch, SectionKind::Autopsy);
+    assert_eq!((rows, columns.member.as_slice()), (3, [0, 1, 0].as_slice()));
+    assert_eq!(columns.culprit_len, [0, 3, 1]);
+    let parts = [
+        &columns.on_cpu_ns,
+        &columns.run_queue_ns,
+        &columns.journal_ns,
+        &columns.queue_ns,
+        &columns.device_ns,
+        &columns.flush_ns,
+        &columns.throttle_ns,
+        &columns.steal_ns,
+        &columns.unexplained_ns,
+    ];
+    assert_eq!(parts.map(|part| part[1]), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    let more = [
+        &columns.journal_device_ns,
+        &columns.journal_queue_ns,
+        &columns.journal_flush_ns,
+        &columns.cpu_quota_ns,
+    ];
+    assert_eq!(more.map(|part| part[1]), [1, 1, 1, 2]);
+    assert_eq!((columns.gaps[0], columns.wait_ns[0], columns.threshold_ns[0]), (2, 18, 40));
+    assert_eq!(columns.text, ["", "fio", "fio (/usr/bin/fio)", "/lab"]);
+    assert_eq!(columns.culprit_process_id, [600, 601, 602, 600]);
+    assert_eq!(columns.culprit_comm, [1, 1, 1, 1]);
+    assert_eq!(columns.culprit_process, [2, 2, 0, 0], "one that is gone has no name");
+    assert_eq!((columns.culprit_cgroup, columns.culprit_wait_ns), (vec![3, 3, 0, 0], vec![100, 99, 98, 100]));
+    let (_, ledger) = section::<v1::Ledger>(&batch, SectionKind::Ledger);
+    let produced: Vec<_> = ledger.stream.iter().zip(&ledger.count).collect();
+    assert_eq!(produced, [(&"autopsy".to_owned(), &2), (&"autopsy".to_owned(), &1)], "by member");
 }
 
 #[test]

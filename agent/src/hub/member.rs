@@ -8,6 +8,7 @@ use etcdmon_histogram::BUCKETS;
 use etcdmon_proto::v1;
 
 use super::blind::Question;
+use super::slow::SlowSyncs;
 use crate::clock::{Reading, SECOND_NS};
 use crate::discover::{EtcdProcess, MemberIdentity};
 use crate::encode::wire_process;
@@ -45,6 +46,8 @@ pub struct MemberState {
     /// Because of the limit.
     pub held_back_dropped: u64,
     totals: BTreeMap<i32, ClassTotal>,
+    /// Its slow syncs.
+    pub slow: SlowSyncs,
     gauges: Gauges,
     metrics_error: Option<String>,
     status: Status,
@@ -75,6 +78,7 @@ impl MemberState {
             found_ns: now.wall_ns,
             held_back_dropped: 0,
             totals: BTreeMap::new(),
+            slow: SlowSyncs::default(),
             gauges: Gauges::default(),
             metrics_error: Some(NOT_YET.to_owned()),
             status: Status::default(),
@@ -300,6 +304,7 @@ impl MemberState {
             peers: self.peers.clone(),
             reach: v1::Reach::Unspecified.into(),
             boot_failure: None,
+            slow_syncs: self.slow.live(),
         }
     }
 }

@@ -193,6 +193,50 @@ fn processes_that_ended_while_no_agent_ran_are_blind_from_the_checkpoint_on() {
 }
 
 #[test]
+fn slow_syncs_are_rows_and_sums_of_the_live_summary_and_so_are_those_left_out() {
+    let mut bench = bench(Checkpoint::default());
+    bench.appear(Some(IDENTITY));
+    bench.hub.second(at(1));
+    assert_eq!(bench.live.newest().members[0].slow_syncs, None);
+    let sync = crate::fact::SlowSync {
+        process: PROCESS,
+        class: v1::FileClass::Wal,
+        start_mono_ns: at(1).mono_ns,
+        latency_ns: 20_000_000,
+        thread_id: 8,
+        inode: 1,
+        device: 2,
+        threshold_ns: 10_000_000,
+        autopsy: crate::autopsy::Autopsy {
+            parts: crate::autopsy::Parts { unexplained_ns: 20_000_000, ..Default::default() },
+            ..Default::default()
+        },
+        names: Vec::new(),
+    };
+    let lost = Lost {
+        process: Some(PROCESS),
+        wall_ns: at(1).wall_ns,
+        stream: "autopsy",
+        reason: "rate_limit".to_owned(),
+        count: 5,
+    };
+    bench.hub.take(Note::Facts(vec![Fact::SlowSync(Box::new(sync)), Fact::Lost(lost)]), at(2));
+    bench.hub.second(at(2));
+    let slow = bench.live.newest().members[0].slow_syncs.clone().expect("some");
+    assert_eq!((slow.examined_total, slow.left_out_total, slow.latency_ns_total), (1, 5, 20_000_000));
+    assert_eq!(slow.slowest_wall_ns, at(1).wall_ns);
+    let (batch, decoded) = bench.close(2).expect("has rows");
+    assert_eq!(batch.counts.autopsies, 1);
+    let accounts = ledger(&decoded);
+    let of = |kind| -> u64 {
+        let rows =
+            accounts.iter().filter(|(known, stream, _)| *known == kind && stream.starts_with("autopsy "));
+        rows.map(|(.., count)| count).sum()
+    };
+    assert_eq!((of(v1::LedgerKind::Produced), of(v1::LedgerKind::Dropped)), (6, 5));
+}
+
+#[test]
 fn a_member_that_is_gone_is_shown_until_its_next_process_is_found() {
     let mut bench = bench(Checkpoint::default());
     bench.appear(Some(IDENTITY));

@@ -46,6 +46,8 @@ impl Losses {
                 Kind::Write => lose("write", loss.reason, count),
                 // Counted, only in another class.
                 Kind::Class => {}
+                // Evidence beside what is stored, no stream of its own: the agent's own metrics show it.
+                Kind::Request | Kind::Commit => {}
             }
         }
         let rows = std::mem::take(&mut self.rows);

@@ -54,6 +54,7 @@ mod tests {
             start_mono_ns: 0,
             latency: Duration::from_millis(latency_ms),
             run_delay: Duration::ZERO,
+            run_time: None,
             written_bytes: 0,
             inode: 1,
             device: 2,

@@ -162,6 +162,10 @@ fn compact(live: &v1::Live) -> v1::Live {
             errors: Vec::new(),
             peers: Vec::new(),
             boot_failure: None,
+            slow_syncs: member
+                .slow_syncs
+                .as_ref()
+                .map(|slow| v1::LiveSlowSyncs { culprits: Vec::new(), ..slow.clone() }),
             ..member.clone()
         }
     });

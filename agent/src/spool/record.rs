@@ -20,6 +20,9 @@ pub const VERSION: u16 = 2;
 /// Flag: the payload is sealed.
 const SEALED: u16 = 1;
 
+/// Where the number of autopsies lies: zero in records of agents that had none.
+const AUTOPSIES_OFFSET: usize = 104;
+
 /// Where the checksum of the payload lies.
 const PAYLOAD_CRC_OFFSET: usize = 12;
 
@@ -42,17 +45,20 @@ pub struct Counts {
     pub metrics: u32,
     /// Events.
     pub events: u32,
+    /// Slow syncs that were examined.
+    pub autopsies: u32,
 }
 
 impl Counts {
     /// Count and name of each stream.
-    pub const fn by_stream(self) -> [(&'static str, u64); 5] {
+    pub const fn by_stream(self) -> [(&'static str, u64); 6] {
         [
             ("sync", self.syncs),
             ("sync_row", self.sync_rows as u64),
             ("write", self.writes as u64),
             ("metric", self.metrics as u64),
             ("event", self.events as u64),
+            ("autopsy", self.autopsies as u64),
         ]
     }
 }
@@ -126,6 +132,7 @@ impl Header {
         put(88, &self.offset.to_le_bytes());
         put(96, &self.index.to_le_bytes());
         put(100, &self.attempt.to_le_bytes());
+        put(AUTOPSIES_OFFSET, &self.title.counts.autopsies.to_le_bytes());
         bytes
     }
 
@@ -135,8 +142,10 @@ impl Header {
         let intact = u32_at(bytes, 0) == MAGIC
             && bytes[4..6] == VERSION.to_le_bytes()
             && u32_at(bytes, CHECKSUM_OFFSET) == crc32c::crc32c(&bytes[..CHECKSUM_OFFSET]);
+        let mut title = title_at(bytes);
+        title.counts.autopsies = u32_at(bytes, AUTOPSIES_OFFSET);
         intact.then(|| Self {
-            title: title_at(bytes),
+            title,
             stored_length: u32_at(bytes, 8),
             stored_crc: u32_at(bytes, PAYLOAD_CRC_OFFSET),
             sealed: bytes[6..8] == SEALED.to_le_bytes(),
@@ -185,6 +194,8 @@ pub fn title_at(bytes: &[u8]) -> Title {
             writes: u32_at(bytes, 52),
             metrics: u32_at(bytes, 56),
             events: u32_at(bytes, 60),
+            // Where it is differs.
+            autopsies: 0,
         },
         span_ns: (u64_at(bytes, 64).cast_signed(), u64_at(bytes, 72).cast_signed()),
     }

@@ -348,7 +348,7 @@ const VERSION_1_RECORD: &str = "4553504c0100000004000000d17dd8ae\
 #[test]
 fn segments_of_version_1_are_read_sent_and_deleted() {
     let directory = tempfile::tempdir().expect("temp dir");
-    let counts = Counts { syncs: 3, sync_rows: 4, writes: 5, metrics: 6, events: 7 };
+    let counts = Counts { syncs: 3, sync_rows: 4, writes: 5, metrics: 6, events: 7, autopsies: 0 };
     let title = |sequence| Title { id: id(1, sequence), counts, span_ns: (8, 9) };
     let record = version1::testing::record(&title(2), b"data");
     let hex: String = record.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -488,12 +488,12 @@ proptest! {
     #[test]
     fn headers_and_marks_survive_the_round_trip_and_no_flipped_bit_does(
         epoch in any::<[u8; 16]>(), sequence in any::<u64>(), syncs in any::<u64>(),
-        numbers in any::<(u32, u32, u32, u32, u32, u32)>(), span_ns in any::<(i64, i64)>(),
+        numbers in any::<(u32, u32, u32, u32, u32, u32, u32)>(), span_ns in any::<(i64, i64)>(),
         place in any::<(u64, u64, u32, u32, bool)>(), flip in 0usize..112 * 8,
     ) {
-        let (stored_length, stored_crc, sync_rows, writes, metrics, events) = numbers;
+        let (stored_length, stored_crc, sync_rows, writes, metrics, events, autopsies) = numbers;
         let (generation, offset, index, attempt, sealed) = place;
-        let counts = Counts { syncs, sync_rows, writes, metrics, events };
+        let counts = Counts { syncs, sync_rows, writes, metrics, events, autopsies };
         let title = Title { id: BatchId { epoch, sequence }, counts, span_ns };
         let header =
             record::Header { title, stored_length, stored_crc, sealed, generation, offset, index, attempt };

@@ -10,6 +10,7 @@ mod journal;
 mod links;
 mod logs;
 mod reload;
+mod slow_syncs;
 mod spool;
 mod stream;
 mod support;

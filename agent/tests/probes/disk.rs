@@ -9,6 +9,9 @@ pub enum Kind {
     Xfs,
 }
 
+/// Nothing is left for the kernel to write in the background.
+const LAZY: &str = "lazy_itable_init=0,lazy_journal_init=0";
+
 pub struct Disk {
     place: tempfile::TempDir,
     device: Option<String>,
@@ -56,7 +59,7 @@ impl Disk {
             .map_err(|error| error.to_string())?;
         let image = image.to_str().expect("made of ASCII");
         match kind {
-            Kind::Ext4 => run("mkfs.ext4", &["-q", "-F", "-J", "size=16", image])?,
+            Kind::Ext4 => run("mkfs.ext4", &["-q", "-F", "-J", "size=16", "-E", LAZY, image])?,
             Kind::Xfs => run("mkfs.xfs", &["-q", image])?,
         };
         let device = self.device.insert(run("losetup", &["--find", "--show", image])?);
@@ -76,6 +79,11 @@ impl Disk {
     /// The data directory.
     pub fn directory(&self) -> PathBuf {
         self.mount_point()
+    }
+
+    /// Name of the device, such as `loop3`.
+    pub fn name(&self) -> &str {
+        self.device.as_deref().and_then(|device| device.strip_prefix("/dev/")).expect("made of it")
     }
 
     /// The device's number as the kernel encodes it.

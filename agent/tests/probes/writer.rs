@@ -3,7 +3,10 @@
 use std::{
     fs::{File, OpenOptions},
     io::{BufRead as _, BufReader, Write as _},
-    os::{fd::AsRawFd as _, unix::fs::FileExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{FileExt as _, OpenOptionsExt as _},
+    },
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
@@ -90,7 +93,11 @@ fn serve() {
     }
 }
 
-/// Returns which sync failed, counted from 1; 0 if none did.
+/// What O_DIRECT wants.
+#[repr(align(4096))]
+struct Aligned([u8; 4096]);
+
+/// Returns which sync or direct write failed, counted from 1; 0 if none did.
 fn carry_out(how: &str, path: &Path, times: u64, bytes: u64) -> u64 {
     let data = vec![b'x'; bytes as usize];
     let open = || OpenOptions::new().append(true).create(true).open(path).expect("open");
@@ -144,6 +151,29 @@ fn carry_out(how: &str, path: &Path, times: u64, bytes: u64) -> u64 {
             for _ in 0..times {
                 // SAFETY: a descriptor that is not open, and one that can't be synced; both are refused.
                 assert_eq!(unsafe { libc::fsync(9_999) } + unsafe { libc::fdatasync(1) }, -2);
+            }
+        }
+        "direct" | "direct-read" => {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .custom_flags(libc::O_DIRECT)
+                .open(path)
+                .expect("open");
+            let mut aligned = Aligned([b'y'; 4096]);
+            for at in 0..times {
+                // A place of its own each time, so that no two make one request.
+                let offset = at % 1_000 * 2 * 4_096;
+                let part = &mut aligned.0[..bytes as usize];
+                if how == "direct" {
+                    if file.write_all_at(part, offset).is_err() {
+                        return at + 1;
+                    }
+                } else {
+                    file.read_exact_at(part, offset).expect("pread64");
+                }
             }
         }
         "rename" => std::fs::rename(path, path.with_file_name("0000000000000001-0000000000000001.wal"))

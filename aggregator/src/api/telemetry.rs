@@ -87,7 +87,7 @@ pub struct SeriesFilter {
     name: Option<String>,
 }
 
-fn class(text: Option<&str>) -> Result<Option<FileClass>, Problem> {
+pub(super) fn class(text: Option<&str>) -> Result<Option<FileClass>, Problem> {
     let Some(text) = text else { return Ok(None) };
     let names: Vec<&str> = FileClass::ALL.iter().map(|class| class.name()).collect();
     query::class_by_name(text).map(Some).ok_or_else(|| {
@@ -405,7 +405,7 @@ pub struct LedgerRows {
 pub struct LedgerRow {
     /// The agent.
     pub agent: Uuid,
-    /// `sync`, `sync_row`, `write`, `metric` or `event`.
+    /// `sync`, `sync_row`, `write`, `metric`, `event`, `log` or `autopsy`.
     pub stream: String,
     /// The member, 16 hexadecimal digits; zeros for the node itself.
     pub member: String,

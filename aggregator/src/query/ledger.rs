@@ -21,7 +21,7 @@ const MAX_GROUPS: u64 = 100_000;
 pub struct LedgerAccount {
     /// The agent.
     pub agent: Uuid,
-    /// `sync`, `sync_row`, `write`, `metric`, `event`, `log`.
+    /// `sync`, `sync_row`, `write`, `metric`, `event`, `log`, `autopsy`.
     pub stream: String,
     /// etcd member id; 0 = the node.
     pub member: u64,
@@ -122,12 +122,13 @@ const IN_CLUSTER: &str = "(cluster = {cluster:String} OR (cluster = '00000000-00
                           at < fromUnixTimestamp64Nano({to:Int64}, 'UTC')))) AND";
 
 /// (stream, table, what a row counts). The account of `sync` is kept on the histograms, which hold every sync.
-const STREAMS: [(&str, &str, &str); 5] = [
+const STREAMS: [(&str, &str, &str); 6] = [
     ("sync", "sync_histograms", "count"),
     ("sync_row", "syncs", "1"),
     ("write", "writes", "1"),
     ("metric", "metrics", "1"),
     ("event", "events", "1"),
+    ("autopsy", "autopsies", "1"),
 ];
 
 /// Whether no account of the row's batch is there.

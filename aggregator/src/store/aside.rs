@@ -73,6 +73,7 @@ fn stream(table: Table) -> Option<&'static str> {
         Table::Writes => Some("write"),
         Table::Metrics => Some("metric"),
         Table::Events => Some("event"),
+        Table::Autopsies => Some("autopsy"),
         Table::Ledger => None,
     }
 }

@@ -15,6 +15,7 @@ use super::block::Block;
 use super::table::Table;
 
 mod account;
+mod autopsies;
 mod common;
 mod metrics;
 mod syncs;
@@ -172,6 +173,7 @@ pub fn decode(id: BatchId, payload: &[u8], names: &dyn ClusterNames) -> Result<D
             v1::SectionKind::Metric => metrics::metrics(&mut rows, section)?,
             v1::SectionKind::Event => account::events(&mut rows, section)?,
             v1::SectionKind::Ledger => account::ledger(&mut rows, section)?,
+            v1::SectionKind::Autopsy => autopsies::autopsies(&mut rows, section)?,
             // A kind of a later version, which prost gives as the default.
             v1::SectionKind::Unspecified => rows.unknown += u64::from(section.rows),
         }
@@ -217,6 +219,7 @@ pub fn table_of(kind: v1::SectionKind) -> Option<Table> {
         v1::SectionKind::Metric => Some(Table::Metrics),
         v1::SectionKind::Event => Some(Table::Events),
         v1::SectionKind::Ledger => Some(Table::Ledger),
+        v1::SectionKind::Autopsy => Some(Table::Autopsies),
         v1::SectionKind::TimeBase | v1::SectionKind::Unspecified => None,
     }
 }

@@ -21,8 +21,10 @@ pub struct Migration {
 }
 
 /// All steps.
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, name: "0001_raw", sql: include_str!("schema/0001_raw.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "0001_raw", sql: include_str!("schema/0001_raw.sql") },
+    Migration { version: 2, name: "0002_autopsies", sql: include_str!("schema/0002_autopsies.sql") },
+];
 
 /// Why the schema is not as it must be.
 #[derive(Debug, thiserror::Error)]

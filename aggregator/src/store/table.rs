@@ -15,6 +15,8 @@ pub enum Table {
     Events,
     /// What was produced and what became of it.
     Ledger,
+    /// Slow syncs that were examined.
+    Autopsies,
 }
 
 /// Type of a column.
@@ -96,10 +98,24 @@ const LEDGER: Columns = table!(
     "stream" Text, "kind" Text, "reason" Text, "count" U64, "blind_from" Time, "blind_to" Time,
 );
 
+const AUTOPSIES: Columns = table!(
+    "class" Text, "boot" Uuid, "start_mono_ns" U64, "latency_ns" U64, "pid" U32, "thread_id" U32, "inode" U64, "device" U32,
+    "threshold_ns" U64, "on_cpu_ns" U64, "run_queue_ns" U64, "journal_ns" U64, "queue_ns" U64, "device_ns" U64, "flush_ns" U64,
+    "throttle_ns" U64, "steal_ns" U64, "unexplained_ns" U64, "journal_device_ns" U64, "journal_queue_ns" U64,
+    "journal_flush_ns" U64, "cpu_quota_ns" U64, "wait_ns" U64, "gaps" Text, "culprits" Long,
+);
+
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 6] =
-        [Self::SyncHistograms, Self::Syncs, Self::Writes, Self::Metrics, Self::Events, Self::Ledger];
+    pub const ALL: [Self; 7] = [
+        Self::SyncHistograms,
+        Self::Syncs,
+        Self::Writes,
+        Self::Metrics,
+        Self::Events,
+        Self::Ledger,
+        Self::Autopsies,
+    ];
 
     /// Position of the column `row`.
     pub const ROW: usize = 3;
@@ -116,6 +132,7 @@ impl Table {
             Self::Metrics => "metrics",
             Self::Events => "events",
             Self::Ledger => "ledger",
+            Self::Autopsies => "autopsies",
         }
     }
 
@@ -128,6 +145,7 @@ impl Table {
             Self::Metrics => METRICS,
             Self::Events => EVENTS,
             Self::Ledger => LEDGER,
+            Self::Autopsies => AUTOPSIES,
         }
     }
 

@@ -144,7 +144,7 @@ pub async fn number(client: &Client, sql: &str) -> u64 {
 /// Rows of a batch that are in all tables, and how many of them are there more than once.
 pub async fn stored_and_doubled(client: &Client) -> (u64, u64) {
     let (mut rows, mut doubled) = (0, 0);
-    for table in ["sync_histograms", "syncs", "writes", "metrics", "events", "ledger"] {
+    for table in ["sync_histograms", "syncs", "writes", "metrics", "events", "ledger", "autopsies"] {
         let all = number(client, &format!("SELECT count() FROM {table}")).await;
         let distinct =
             number(client, &format!("SELECT uniqExact(agent, epoch, sequence, row) FROM {table}")).await;
@@ -300,6 +300,50 @@ pub fn payload(agent: Uuid, rows: u32, second: i64) -> v1::Batch {
         blind_to_ns: many().map(|row| if row % 3 == 2 { second * 1_000_000_000 + 7 } else { 0 }).collect(),
         member_plus_one: many().map(|row| row % 3).collect(),
     };
+    let zeros = || vec![0; rows as usize];
+    let each = |number: u64| many().map(|_| number).collect::<Vec<u64>>();
+    let autopsies = v1::Autopsies {
+        member: many().map(member).collect(),
+        file_class: many().map(class).collect(),
+        start_mono_ns_delta: delta_i64(many().map(|row| mono(second, row))),
+        latency_ns: many().map(|row| 45_000_000 + u64::from(row)).collect(),
+        thread_id: many().map(|row| 40 + row).collect(),
+        inode: many().map(|row| 1 << 33 | u64::from(row)).collect(),
+        device: many().map(|_| 8 << 20 | 1).collect(),
+        threshold_ns: each(10_000_000),
+        on_cpu_ns: each(1_000_000),
+        run_queue_ns: each(2_000_000),
+        journal_ns: each(3_000_000),
+        queue_ns: each(4_000_000),
+        device_ns: each(5_000_000),
+        flush_ns: each(6_000_000),
+        throttle_ns: each(7_000_000),
+        steal_ns: each(8_000_000),
+        unexplained_ns: many().map(|row| 9_000_000 + u64::from(row)).collect(),
+        journal_device_ns: each(1_000_000),
+        journal_queue_ns: each(500_000),
+        journal_flush_ns: each(250_000),
+        cpu_quota_ns: each(1_500_000),
+        wait_ns: each(16_000_000),
+        gaps: many().map(|row| row % 2 * 5).collect(),
+        // Every other row has a culprit.
+        culprit_len: many().map(|row| row % 2).collect(),
+        culprit_origin: (0..rows / 2).map(|_| v1::CulpritOrigin::Process as i32).collect(),
+        culprit_certainty: (0..rows / 2).map(|_| v1::Certainty::High as i32).collect(),
+        culprit_process_id: (0..rows / 2).map(|number| 600 + number).collect(),
+        culprit_comm: (0..rows / 2).map(|_| 1).collect(),
+        culprit_process: (0..rows / 2).map(|_| 2).collect(),
+        culprit_cgroup: (0..rows / 2).map(|_| 3).collect(),
+        culprit_container_id: (0..rows / 2).map(|_| 0).collect(),
+        culprit_pod_uid: (0..rows / 2).map(|_| 0).collect(),
+        culprit_inode: zeros().into_iter().take(rows as usize / 2).collect(),
+        culprit_device: (0..rows / 2).map(|_| 8 << 20).collect(),
+        culprit_requests: (0..rows / 2).map(u64::from).collect(),
+        culprit_bytes: (0..rows / 2).map(|number| u64::from(number) << 12).collect(),
+        culprit_syncs: (0..rows / 2).map(|_| 1).collect(),
+        culprit_wait_ns: (0..rows / 2).map(|_| 4_000_000).collect(),
+        text: ["", "fio", "fio (/usr/bin/fio)", "/a \"quoted\" cgroup\n"].map(str::to_owned).to_vec(),
+    };
     v1::Batch {
         agent_id: agent.as_bytes().to_vec(),
         boot_id: vec![3; 16],
@@ -312,6 +356,7 @@ pub fn payload(agent: Uuid, rows: u32, second: i64) -> v1::Batch {
             section(v1::SectionKind::Metric, rows, metrics.encode_to_vec()),
             section(v1::SectionKind::Event, rows, events.encode_to_vec()),
             section(v1::SectionKind::Ledger, rows, ledger.encode_to_vec()),
+            section(v1::SectionKind::Autopsy, rows, autopsies.encode_to_vec()),
         ],
     }
 }

@@ -273,6 +273,98 @@ pub struct LiveMember {
     /// Why it does not start, or keeps others waiting; absent while it serves.
     #[prost(message, optional, tag = "40")]
     pub boot_failure: ::core::option::Option<BootFailure>,
+    /// Its slow syncs since the epoch began; absent while there was none.
+    #[prost(message, optional, tag = "50")]
+    pub slow_syncs: ::core::option::Option<LiveSlowSyncs>,
+}
+/// Slow syncs of a member, cumulative since the epoch began: differences of two messages are what happened between them.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LiveSlowSyncs {
+    /// Syncs whose time was split into parts.
+    #[prost(uint64, tag = "1")]
+    pub examined_total: u64,
+    /// Slow ones that were not, because there were too many.
+    #[prost(uint64, tag = "2")]
+    pub left_out_total: u64,
+    /// Sums over those that were examined.
+    #[prost(uint64, tag = "3")]
+    pub latency_ns_total: u64,
+    #[prost(message, optional, tag = "4")]
+    pub parts_total: ::core::option::Option<SlowSyncParts>,
+    /// Time in which they waited for disks: what culprits share.
+    #[prost(uint64, tag = "5")]
+    pub wait_ns_total: u64,
+    /// The worst culprits so far, a bounded number; one that is forgotten begins anew when it comes back.
+    #[prost(message, repeated, tag = "6")]
+    pub culprits: ::prost::alloc::vec::Vec<LiveCulprit>,
+    /// The slowest sync of the last seconds that was examined, for people: Unix time of its begin, how long it took, its parts.
+    #[prost(int64, tag = "7")]
+    pub slowest_wall_ns: i64,
+    #[prost(uint64, tag = "8")]
+    pub slowest_latency_ns: u64,
+    #[prost(message, optional, tag = "9")]
+    pub slowest_parts: ::core::option::Option<SlowSyncParts>,
+}
+/// Where the time of slow syncs went; together it is their latency. As in Autopsies.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SlowSyncParts {
+    #[prost(uint64, tag = "1")]
+    pub on_cpu_ns: u64,
+    #[prost(uint64, tag = "2")]
+    pub run_queue_ns: u64,
+    #[prost(uint64, tag = "3")]
+    pub journal_ns: u64,
+    #[prost(uint64, tag = "4")]
+    pub queue_ns: u64,
+    #[prost(uint64, tag = "5")]
+    pub device_ns: u64,
+    #[prost(uint64, tag = "6")]
+    pub flush_ns: u64,
+    #[prost(uint64, tag = "7")]
+    pub throttle_ns: u64,
+    #[prost(uint64, tag = "8")]
+    pub steal_ns: u64,
+    #[prost(uint64, tag = "9")]
+    pub unexplained_ns: u64,
+    /// Parts of journal_ns.
+    #[prost(uint64, tag = "10")]
+    pub journal_device_ns: u64,
+    #[prost(uint64, tag = "11")]
+    pub journal_queue_ns: u64,
+    #[prost(uint64, tag = "12")]
+    pub journal_flush_ns: u64,
+    /// Part of run_queue_ns.
+    #[prost(uint64, tag = "13")]
+    pub cpu_quota_ns: u64,
+}
+/// Somebody who used a member's disks while its slow syncs waited, cumulative.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LiveCulprit {
+    #[prost(enumeration = "CulpritOrigin", tag = "1")]
+    pub origin: i32,
+    #[prost(uint32, tag = "2")]
+    pub process_id: u32,
+    #[prost(string, tag = "3")]
+    pub comm: ::prost::alloc::string::String,
+    /// Name of the process and the first word of its command line, where it could still be asked.
+    #[prost(string, tag = "4")]
+    pub process: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub cgroup: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub container_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub pod_uid: ::prost::alloc::string::String,
+    /// Syncs that waited for it.
+    #[prost(uint64, tag = "8")]
+    pub syncs_total: u64,
+    #[prost(uint64, tag = "9")]
+    pub wait_ns_total: u64,
+    #[prost(uint64, tag = "10")]
+    pub bytes_total: u64,
+    /// Of the last of them.
+    #[prost(enumeration = "Certainty", tag = "11")]
+    pub certainty: i32,
 }
 /// Why an etcd does not serve, from its log, its end and what is seen from outside.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -379,6 +471,78 @@ pub struct Process {
     /// Field 22 of /proc/PID/stat, in clock ticks since boot.
     #[prost(uint64, tag = "3")]
     pub start_ticks: u64,
+}
+/// How a culprit is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CulpritOrigin {
+    Unspecified = 0,
+    /// It submitted its requests itself.
+    Process = 1,
+    /// The process that waited, by other threads or for other files.
+    Itself = 2,
+    /// Workers of the kernel, for somebody.
+    Writeback = 3,
+    /// Another filesystem's journal.
+    Journal = 4,
+}
+impl CulpritOrigin {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CULPRIT_ORIGIN_UNSPECIFIED",
+            Self::Process => "CULPRIT_ORIGIN_PROCESS",
+            Self::Itself => "CULPRIT_ORIGIN_ITSELF",
+            Self::Writeback => "CULPRIT_ORIGIN_WRITEBACK",
+            Self::Journal => "CULPRIT_ORIGIN_JOURNAL",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CULPRIT_ORIGIN_UNSPECIFIED" => Some(Self::Unspecified),
+            "CULPRIT_ORIGIN_PROCESS" => Some(Self::Process),
+            "CULPRIT_ORIGIN_ITSELF" => Some(Self::Itself),
+            "CULPRIT_ORIGIN_WRITEBACK" => Some(Self::Writeback),
+            "CULPRIT_ORIGIN_JOURNAL" => Some(Self::Journal),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Certainty {
+    Unspecified = 0,
+    Low = 1,
+    Medium = 2,
+    High = 3,
+}
+impl Certainty {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CERTAINTY_UNSPECIFIED",
+            Self::Low => "CERTAINTY_LOW",
+            Self::Medium => "CERTAINTY_MEDIUM",
+            Self::High => "CERTAINTY_HIGH",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CERTAINTY_UNSPECIFIED" => Some(Self::Unspecified),
+            "CERTAINTY_LOW" => Some(Self::Low),
+            "CERTAINTY_MEDIUM" => Some(Self::Medium),
+            "CERTAINTY_HIGH" => Some(Self::High),
+            _ => None,
+        }
+    }
 }
 /// What is known of a member that is asked over the network alone. Nobody sees its process then: what its peers say of it
 /// stands in for that.
@@ -985,6 +1149,114 @@ pub struct Writes {
     #[prost(uint64, repeated, tag = "11")]
     pub sync_file_range_calls: ::prost::alloc::vec::Vec<u64>,
 }
+/// Slow syncs that were examined: where their time went, and who else used their disks. The columns \*\_ns from on_cpu_ns to
+/// unexplained_ns add up to latency_ns.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Autopsies {
+    #[prost(uint32, repeated, tag = "1")]
+    pub member: ::prost::alloc::vec::Vec<u32>,
+    #[prost(enumeration = "FileClass", repeated, tag = "2")]
+    pub file_class: ::prost::alloc::vec::Vec<i32>,
+    #[prost(sint64, repeated, tag = "3")]
+    pub start_mono_ns_delta: ::prost::alloc::vec::Vec<i64>,
+    #[prost(uint64, repeated, tag = "4")]
+    pub latency_ns: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint32, repeated, tag = "5")]
+    pub thread_id: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint64, repeated, tag = "6")]
+    pub inode: ::prost::alloc::vec::Vec<u64>,
+    /// Of the filesystem, encoded as (major \<\< 20) | minor.
+    #[prost(uint32, repeated, tag = "7")]
+    pub device: ::prost::alloc::vec::Vec<u32>,
+    /// Slow meant at least this long for this member and class then. A few that are quicker are examined as well.
+    #[prost(uint64, repeated, tag = "8")]
+    pub threshold_ns: ::prost::alloc::vec::Vec<u64>,
+    /// The thread ran.
+    #[prost(uint64, repeated, tag = "9")]
+    pub on_cpu_ns: ::prost::alloc::vec::Vec<u64>,
+    /// It could have run, but had no CPU.
+    #[prost(uint64, repeated, tag = "10")]
+    pub run_queue_ns: ::prost::alloc::vec::Vec<u64>,
+    /// The filesystem's journal committed.
+    #[prost(uint64, repeated, tag = "11")]
+    pub journal_ns: ::prost::alloc::vec::Vec<u64>,
+    /// A request for the file waited for the device.
+    #[prost(uint64, repeated, tag = "12")]
+    pub queue_ns: ::prost::alloc::vec::Vec<u64>,
+    /// The device worked on it.
+    #[prost(uint64, repeated, tag = "13")]
+    pub device_ns: ::prost::alloc::vec::Vec<u64>,
+    /// The device wrote its cache to its medium.
+    #[prost(uint64, repeated, tag = "14")]
+    pub flush_ns: ::prost::alloc::vec::Vec<u64>,
+    /// The cgroup's IO limit held the file's pages back.
+    #[prost(uint64, repeated, tag = "15")]
+    pub throttle_ns: ::prost::alloc::vec::Vec<u64>,
+    /// The hypervisor gave the CPU to others.
+    #[prost(uint64, repeated, tag = "16")]
+    pub steal_ns: ::prost::alloc::vec::Vec<u64>,
+    /// No evidence.
+    #[prost(uint64, repeated, tag = "17")]
+    pub unexplained_ns: ::prost::alloc::vec::Vec<u64>,
+    /// Parts of journal_ns: its requests on the device, waiting for it, and its flushes.
+    #[prost(uint64, repeated, tag = "18")]
+    pub journal_device_ns: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, repeated, tag = "19")]
+    pub journal_queue_ns: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, repeated, tag = "20")]
+    pub journal_flush_ns: ::prost::alloc::vec::Vec<u64>,
+    /// Part of run_queue_ns: the cgroup's CPU quota was used up.
+    #[prost(uint64, repeated, tag = "21")]
+    pub cpu_quota_ns: ::prost::alloc::vec::Vec<u64>,
+    /// Time in which the sync waited for disks: what culprits share.
+    #[prost(uint64, repeated, tag = "22")]
+    pub wait_ns: ::prost::alloc::vec::Vec<u64>,
+    /// What could not be seen, a set of bits: 1 = requests, 2 = commits of the journal, 4 = requests that were overwritten before they
+    /// were read.
+    #[prost(uint32, repeated, tag = "23")]
+    pub gaps: ::prost::alloc::vec::Vec<u32>,
+    /// Rows' culprits one after the other, the worst first: culprit_len says how many entries of the culprit\_\* columns are the
+    /// row's.
+    #[prost(uint32, repeated, tag = "24")]
+    pub culprit_len: ::prost::alloc::vec::Vec<u32>,
+    #[prost(enumeration = "CulpritOrigin", repeated, tag = "25")]
+    pub culprit_origin: ::prost::alloc::vec::Vec<i32>,
+    #[prost(enumeration = "Certainty", repeated, tag = "26")]
+    pub culprit_certainty: ::prost::alloc::vec::Vec<i32>,
+    /// Where workers of the kernel acted: whoever has the file open for writing, 0 if that is not known.
+    #[prost(uint32, repeated, tag = "27")]
+    pub culprit_process_id: ::prost::alloc::vec::Vec<u32>,
+    /// Positions in `text`: name of the thread; name of the process and the first word of its command line; path of the
+    /// cgroup; container id; pod UID. 0 = not known.
+    #[prost(uint32, repeated, tag = "28")]
+    pub culprit_comm: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint32, repeated, tag = "29")]
+    pub culprit_process: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint32, repeated, tag = "30")]
+    pub culprit_cgroup: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint32, repeated, tag = "31")]
+    pub culprit_container_id: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint32, repeated, tag = "32")]
+    pub culprit_pod_uid: ::prost::alloc::vec::Vec<u32>,
+    /// Inode of the file and number of the disk of its largest request; the inode only where workers acted.
+    #[prost(uint64, repeated, tag = "33")]
+    pub culprit_inode: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint32, repeated, tag = "34")]
+    pub culprit_device: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint64, repeated, tag = "35")]
+    pub culprit_requests: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, repeated, tag = "36")]
+    pub culprit_bytes: ::prost::alloc::vec::Vec<u64>,
+    /// Those of its requests that asked for a flush.
+    #[prost(uint64, repeated, tag = "37")]
+    pub culprit_syncs: ::prost::alloc::vec::Vec<u64>,
+    /// Its part of wait_ns.
+    #[prost(uint64, repeated, tag = "38")]
+    pub culprit_wait_ns: ::prost::alloc::vec::Vec<u64>,
+    /// Texts that columns refer to; the first is empty.
+    #[prost(string, repeated, tag = "39")]
+    pub text: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 /// Samples of named series: etcd's own metrics, and those of its process, disk and node.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Metrics {
@@ -1035,7 +1307,7 @@ pub struct Ledger {
     /// Wall-aligned minute, in whole minutes since the Unix epoch.
     #[prost(sint64, repeated, tag = "1")]
     pub minute_delta: ::prost::alloc::vec::Vec<i64>,
-    /// Stable name of the stream: `sync`, `sync_row`, `write`, `metric`, `event`, `log`.
+    /// Stable name of the stream: `sync`, `sync_row`, `write`, `metric`, `event`, `log`, `autopsy`.
     #[prost(string, repeated, tag = "2")]
     pub stream: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(enumeration = "LedgerKind", repeated, tag = "3")]
@@ -1072,6 +1344,8 @@ pub enum SectionKind {
     Event = 6,
     /// Ledger
     Ledger = 7,
+    /// Autopsies
+    Autopsy = 8,
 }
 impl SectionKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1088,6 +1362,7 @@ impl SectionKind {
             Self::Metric => "SECTION_KIND_METRIC",
             Self::Event => "SECTION_KIND_EVENT",
             Self::Ledger => "SECTION_KIND_LEDGER",
+            Self::Autopsy => "SECTION_KIND_AUTOPSY",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1101,6 +1376,7 @@ impl SectionKind {
             "SECTION_KIND_METRIC" => Some(Self::Metric),
             "SECTION_KIND_EVENT" => Some(Self::Event),
             "SECTION_KIND_LEDGER" => Some(Self::Ledger),
+            "SECTION_KIND_AUTOPSY" => Some(Self::Autopsy),
             _ => None,
         }
     }

@@ -118,6 +118,17 @@ pub fn set_memory_limits(sheet: &mut Sheet, chain: &Chain) {
 /// What the columns of [`IoLimit`] and [`IoUsage`] are.
 const OPERATIONS: [&str; 4] = ["read", "write", "read", "write"];
 
+/// True when a group of the chain has a limit of IO on one of the devices.
+pub fn io_is_limited(chain: &Chain, devices: &[Number]) -> bool {
+    chain.levels.iter().any(|level| {
+        let limits = match chain.version {
+            Version::V1 => v1::io_limits(&level.directory, devices),
+            Version::V2 => v2::io_limits(&level.directory, devices),
+        };
+        limits.iter().any(|(_, IoLimit(limits))| limits.iter().any(Option::is_some))
+    })
+}
+
 /// Limits of the devices below etcd.
 pub fn set_io_limits(sheet: &mut Sheet, chain: &Chain, devices: &[(Number, String)]) {
     let numbers: Vec<Number> = devices.iter().map(|(number, _)| *number).collect();

@@ -100,6 +100,34 @@ fn members_are_found_through_anonymous_parts_typedefs_and_qualifiers() {
 }
 
 #[test]
+fn the_types_of_a_module_stand_on_the_kernels() {
+    let mut kernel = Writer::new();
+    let int = kernel.plain("unsigned int", 1, 4, &[0x20]);
+    let list = kernel.aggregate(4, "list_head", false, &[("next", int, 0), ("prev", int, 64)]);
+    let mut module = Writer::new();
+    // Its numbers go on where the kernel's end, as do the places of its names.
+    module.count = kernel.count;
+    let base_strings = kernel.strings.len() as u32;
+    let kernel = kernel.finish();
+    module.aggregate(4, "journal_s", false, &[("j_list", list, 64), ("j_dev", int, 192)]);
+    let mut module = module.finish();
+    shift_names(&mut module, base_strings);
+    let kernel = Btf::parse(&kernel).expect("valid");
+    let module = Btf::parse_above(Some(&kernel), &module).expect("valid");
+    assert_eq!(module.offset("journal_s.j_dev"), Some(24));
+    assert_eq!(module.offset("journal_s.j_list.prev"), Some(16));
+    assert_eq!(kernel.offset("journal_s.j_dev"), None);
+}
+
+/// Moves the places of the names of the one structure with two members that these bytes have.
+fn shift_names(bytes: &mut [u8], by: u32) {
+    for at in [24, 24 + 12, 24 + 24] {
+        let name = u32_at(bytes, at).expect("a structure") + by;
+        bytes[at..at + 4].copy_from_slice(&name.to_ne_bytes());
+    }
+}
+
+#[test]
 fn what_is_not_there_has_no_offset() {
     let bytes = sample();
     let btf = Btf::parse(&bytes).expect("valid");

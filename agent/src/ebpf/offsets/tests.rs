@@ -4,7 +4,10 @@ use super::*;
 fn every_field_belongs_to_a_feature_and_sits_at_its_index() {
     for (index, field) in Field::ALL.into_iter().enumerate() {
         assert_eq!(field as usize, index);
-        assert!(Feature::ALL.iter().any(|feature| feature.needs().contains(&field)), "{field:?}");
+        let needed = |field| Feature::ALL.iter().any(|feature| feature.needs().contains(&field));
+        let of_older_kernels =
+            Field::ALL.iter().any(|newer| instead(*newer) == Some(field) && needed(*newer));
+        assert!(needed(field) || of_older_kernels, "{field:?}");
         assert!(!paths(field).is_empty());
     }
 }
@@ -21,6 +24,14 @@ fn a_missing_field_switches_off_its_feature_by_name() {
     let offsets = Offsets::from_json(r#"{"offsets":{"task_struct.files":8}}"#).expect("valid");
     assert_eq!(offsets.lacks(Feature::RunDelay), ["task_struct.sched_info.run_delay"]);
     assert_eq!(offsets.lacks(Feature::Descriptor), ["files_struct.fdt", "fdtable.max_fds", "fdtable.fd"]);
+}
+
+#[test]
+fn the_field_of_an_older_kernel_will_do() {
+    let lacks = |text: &str| Offsets::from_json(text).expect("valid").lacks(Feature::Requests);
+    assert!(lacks(r#"{"offsets":{}}"#).contains(&"request_queue.disk"));
+    assert!(!lacks(r#"{"offsets":{"request.rq_disk":8}}"#).contains(&"request_queue.disk"));
+    assert!(!lacks(r#"{"offsets":{"request_queue.disk":8}}"#).contains(&"request_queue.disk"));
 }
 
 #[test]

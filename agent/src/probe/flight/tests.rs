@@ -14,6 +14,7 @@ fn sync(start_ns: u64, inode: u64) -> SyncRecord {
         start_mono_ns: start_ns,
         latency: Duration::from_millis(1),
         run_delay: Duration::from_micros(5),
+        run_time: None,
         written_bytes: 4_096,
         inode,
         device: 12,
