@@ -412,6 +412,11 @@ impl Probes {
         self.signals.read(self.devices.heads(), since, into)
     }
 
+    /// Whether requests on watched disks are seen.
+    pub fn sees_requests(&self) -> bool {
+        lock(&self.programs).is_attached(Set::Requests)
+    }
+
     /// Whether signals to watched processes are seen.
     pub fn sees_signals(&self) -> bool {
         lock(&self.programs).is_attached(Set::Signals)

@@ -441,8 +441,16 @@ fn a_request_that_fails_says_how() {
         }
     }
     assert!(!errors.is_empty(), "the device should have failed");
-    for request in errors {
+    for request in &errors {
         assert!([-libc::ENOSPC, -libc::EIO].contains(&request.error), "{request:?}");
+    }
+    // Those that were read are no more than were counted: the disk goes on failing.
+    let counted = scene.probes.request_failures();
+    let sum: u64 = counted.iter().map(|failures| failures.count).sum();
+    assert!(sum >= errors.len() as u64, "{sum} counted, {} read", errors.len());
+    for failures in counted {
+        assert_eq!(failures.device, scene.disk.device_number());
+        assert!([libc::ENOSPC, libc::EIO].contains(&failures.errno), "{failures:?}");
     }
 }
 
