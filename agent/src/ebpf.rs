@@ -414,12 +414,14 @@ impl Probes {
 
     /// Whether requests on watched disks are seen.
     pub fn sees_requests(&self) -> bool {
-        lock(&self.programs).is_attached(Set::Requests)
+        self.devices.are_seen()
     }
 
     /// Whether signals to watched processes are seen.
     pub fn sees_signals(&self) -> bool {
-        lock(&self.programs).is_attached(Set::Signals)
+        // Not asked of the programs: whoever has them may hold them for a second.
+        let state = lock(&self.state);
+        state.signals_off.is_none() && !state.watches.is_empty()
     }
 
     /// Sets the filesystems of which it is summed up who changes metadata (their devices, `(major << 20) | minor`); none

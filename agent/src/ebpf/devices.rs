@@ -58,6 +58,8 @@ struct Tables {
     wanted: Vec<u32>,
     /// Hooks that can't be attached.
     degraded: Vec<Degraded>,
+    /// The hooks of requests hang.
+    are_seen: bool,
 }
 
 /// Everything about disks. Reading the circular arrays takes no lock and no syscall.
@@ -97,6 +99,7 @@ impl Devices {
                 failures: hash!("FAILURES"),
                 wanted: Vec::new(),
                 degraded: Vec::new(),
+                are_seen: false,
             }),
         })
     }
@@ -125,6 +128,7 @@ impl Devices {
     /// Tells the programs which disks are watched: those that are to be, or none. `degraded` are the hooks that are off.
     pub fn settle(&self, watch: bool, degraded: Vec<Degraded>) -> Result<(), ProbeError> {
         let mut tables = lock(&self.tables);
+        tables.are_seen = watch && !degraded.iter().any(|off| off.capability == "block.hooks");
         tables.degraded = degraded;
         let wanted = if watch { tables.wanted.clone() } else { Vec::new() };
         tables.settle(&wanted).map_err(|source| map_error("DEVICES", source))
@@ -160,6 +164,11 @@ impl Devices {
         let tables = lock(&self.tables);
         let all: StdHashMap<_, _> = tables.committing.iter().take(STEPS).filter_map(Result::ok).collect();
         all.into_values().map(evidence::commit).collect()
+    }
+
+    /// Whether requests of watched disks are seen.
+    pub fn are_seen(&self) -> bool {
+        lock(&self.tables).are_seen
     }
 
     /// How many records there were in each of the circular arrays.

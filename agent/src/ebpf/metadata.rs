@@ -94,7 +94,7 @@ impl Tables {
             self.journals.remove(filesystem)?;
         }
         for filesystem in filesystems.iter().filter(|filesystem| !watched.contains(filesystem)).take(JOURNALS) {
-            self.journals.insert(filesystem, 1, 0)?;
+            self.journals.insert(filesystem, 1_u32, 0)?;
         }
         if filesystems.is_empty() {
             let users: Vec<UserWords> =

@@ -34,7 +34,8 @@ impl Stops {
     /// Takes in a signal that continues or kills.
     pub fn go_on(&mut self, at_ns: u64) {
         if let Some(since_ns) = self.since_ns.take() {
-            self.end(since_ns, at_ns);
+            // What was told already is not taken back, though the state lagged behind.
+            self.end(since_ns, at_ns.max(self.seen_until_ns));
         }
         self.ended_ns = self.ended_ns.max(at_ns);
     }
