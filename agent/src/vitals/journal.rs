@@ -19,8 +19,10 @@ const OPEN_FOR_NS: u64 = 10_000_000_000;
 /// After a failure to attach it, the next attempt.
 const RETRY_AFTER_NS: u64 = 60_000_000_000;
 
-/// Snapshots of the counts are this far apart at least, and of so many seconds.
+/// Snapshots of the counts are kept so far apart, and so many: of 12 seconds at least. For a sync that has just ended one is taken
+/// sooner, in place of the one before.
 const EVERY_NS: u64 = 500_000_000;
+const SOONER_NS: u64 = 50_000_000;
 const KEPT: usize = 24;
 
 /// Filesystems that are watched at a time.
@@ -48,11 +50,19 @@ struct Snapshots {
 }
 
 impl Snapshots {
-    fn is_due(&self, now_ns: u64) -> bool {
-        self.kept.back().is_none_or(|(at_ns, _)| now_ns.saturating_sub(*at_ns) >= EVERY_NS)
+    /// Whether one is to be taken now, for a span up to `until_ns`.
+    fn is_due(&self, until_ns: u64, now_ns: u64) -> bool {
+        self.kept.back().is_none_or(|(at_ns, _)| {
+            let age_ns = now_ns.saturating_sub(*at_ns);
+            age_ns >= EVERY_NS || (*at_ns < until_ns && age_ns >= SOONER_NS)
+        })
     }
 
     fn note(&mut self, now_ns: u64, usage: Vec<MetadataUsage>) {
+        let before = self.kept.len().checked_sub(2).and_then(|place| self.kept.get(place));
+        if before.is_some_and(|(at_ns, _)| now_ns.saturating_sub(*at_ns) < EVERY_NS) {
+            self.kept.pop_back();
+        }
         if self.kept.len() >= KEPT {
             self.kept.pop_front();
         }
@@ -179,7 +189,7 @@ impl JournalSlot {
             tracing::info!("syncs wait for the journal no more");
             state.is_open = false;
             state.snapshots = Snapshots::default();
-        } else if state.snapshots.is_due(now_ns) {
+        } else if state.snapshots.is_due(0, now_ns) {
             state.snapshots.note(now_ns, probes.metadata_usage());
         }
     }
@@ -193,7 +203,7 @@ impl JournalSlot {
     pub fn users(&self, filesystem: u32, from_ns: u64, until_ns: u64, now_ns: u64) -> Vec<MetadataUser> {
         let mut state = self.lock();
         let Some(probes) = self.probes.as_ref().filter(|_| state.is_open) else { return Vec::new() };
-        if state.snapshots.is_due(now_ns) {
+        if state.snapshots.is_due(until_ns, now_ns) {
             state.snapshots.note(now_ns, probes.metadata_usage());
         }
         state.snapshots.users(filesystem, from_ns, until_ns)
@@ -293,11 +303,25 @@ mod tests {
     fn few_snapshots_are_kept() {
         let mut snapshots = Snapshots::default();
         for second in 1..100 {
-            assert!(snapshots.is_due(second * S));
+            assert!(snapshots.is_due(0, second * S));
             snapshots.note(second * S, vec![]);
-            assert!(!snapshots.is_due(second * S + 1));
+            assert!(!snapshots.is_due(0, second * S + EVERY_NS - 1));
         }
         assert_eq!(snapshots.kept.len(), KEPT);
+    }
+
+    #[test]
+    fn for_a_sync_that_has_just_ended_one_is_taken_sooner_and_the_span_that_is_kept_is_as_long() {
+        let mut snapshots = Snapshots::default();
+        for step in 0..1_000 {
+            let now_ns = S + step * SOONER_NS;
+            assert!(snapshots.is_due(now_ns, now_ns), "{step}");
+            assert!(!snapshots.is_due(now_ns, now_ns - 1) || step == 0, "{step}");
+            snapshots.note(now_ns, vec![]);
+        }
+        let (first, last) = (snapshots.kept[0].0, snapshots.kept[snapshots.kept.len() - 1].0);
+        assert_eq!(snapshots.kept.len(), KEPT);
+        assert!(last - first >= (KEPT as u64 - 2) * EVERY_NS, "{}", last - first);
     }
 
     fn window() -> Window {
