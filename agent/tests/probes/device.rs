@@ -131,6 +131,10 @@ impl Scene {
         Self::with(&config, || Disk::new(Kind::Ext4))
     }
 
+    fn on_xfs() -> Option<Self> {
+        Self::with(&config(1, NEVER), || Disk::new(Kind::Xfs))
+    }
+
     fn with(config: &ProbeConfig, disk: impl FnOnce() -> Result<Disk, String>) -> Option<Self> {
         let (probes, disk) = set_up_with(config, disk)?;
         let writer = Writer::start(&disk.directory());
@@ -197,6 +201,13 @@ fn older_kernels_see_every_request_as_well() {
     }
 }
 
+#[test]
+fn on_xfs_every_request_is_seen_as_well() {
+    if let Some(scene) = Scene::on_xfs() {
+        all_are_seen(scene);
+    }
+}
+
 fn all_are_seen(mut scene: Scene) {
     let before = rest(&scene.disk);
     scene.requests();
@@ -221,7 +232,7 @@ fn all_are_seen(mut scene: Scene) {
 
 #[test]
 fn a_direct_write_is_its_threads_and_a_flush_too() {
-    for mut scene in [Scene::new(), Scene::by_bio()].into_iter().flatten() {
+    for mut scene in [Scene::new(), Scene::by_bio(), Scene::on_xfs()].into_iter().flatten() {
         direct_writes_are_their_threads(&mut scene);
     }
 }
@@ -258,7 +269,7 @@ fn direct_writes_are_their_threads(scene: &mut Scene) {
 
 #[test]
 fn writeback_is_a_kworkers_and_names_the_file() {
-    for mut scene in [Scene::new(), Scene::by_bio()].into_iter().flatten() {
+    for mut scene in [Scene::new(), Scene::by_bio(), Scene::on_xfs()].into_iter().flatten() {
         writeback_names_the_file(&mut scene);
     }
 }
