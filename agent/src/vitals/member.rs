@@ -7,7 +7,7 @@ use etcdmon_proto::v1::{self, Certainty, CulpritOrigin};
 use super::Last;
 use super::cpu::CpuUsers;
 use super::fillers::Filler;
-use super::journal::{BLOCK_BYTES, JournalSlot, MetadataUser};
+use super::journal::{JournalSlot, MetadataUser};
 use super::quota::{Quotas, Sample};
 use super::space::{Room, Space};
 use super::stops::Stops;
@@ -293,6 +293,9 @@ impl Member {
     }
 
     fn journal_users(&self, journals: &JournalSlot, names: &mut Names, now: Reading) -> Vec<v1::LiveCulprit> {
+        if let Some(first) = self.room.filesystems.first() {
+            journals.note_block(*first, self.room.block_bytes);
+        }
         if !journals.is_open() {
             return Vec::new();
         }
@@ -301,7 +304,8 @@ impl Member {
         let mut users: Vec<MetadataUser> = self.room.filesystems.iter().flat_map(of).collect();
         users.sort_by_key(|user| std::cmp::Reverse(user.dirtied_blocks));
         users.truncate(JOURNAL_USERS);
-        let block_bytes = if self.room.block_bytes > 0 { self.room.block_bytes } else { BLOCK_BYTES };
+        // That of the data directory; a filesystem of the WAL's own has hardly ever another one.
+        let block_bytes = self.room.filesystems.first().map_or(0, |first| journals.block_bytes(*first));
         let user = |user: &MetadataUser| {
             let (origin, certainty) = match user.process_id {
                 0 => (CulpritOrigin::Writeback, Certainty::Low),

@@ -261,6 +261,8 @@ fn a_quota_and_who_has_the_cpus_are_told() {
     assert!(own.on_cpu_ns > 100_000_000 && own.threads > 2 && !own.process.is_empty(), "{own:?}");
     assert!(users.cpu_users.iter().all(|user| user.process_id != etcd.pid()));
     drop(hogs);
+    let before =
+        wait_for("it is calm", LIMIT, || vitals(&server).filter(|vitals| vitals.cpu_users.is_empty()));
     group.set("cpu.cfs_quota_us", "5000");
     group.set("cgroup.procs", &etcd.pid().to_string());
     let throttled = wait_for("the quota strikes", LIMIT, || {
@@ -268,6 +270,8 @@ fn a_quota_and_who_has_the_cpus_are_told() {
         let vitals = vitals(&server)?;
         (vitals.cpu_throttled_ns_total > Some(50_000_000)).then_some(vitals)
     });
+    let delay = |vitals: &v1::LiveVitals| vitals.run_delay_ns_total.unwrap();
+    println!("{} ns waited for a CPU meanwhile", delay(&throttled) - delay(&before));
     println!(
         "{:?} millicpus, {:?} ns in {:?} periods refused",
         throttled.cpu_quota_millicpus,
