@@ -304,3 +304,30 @@ fn a_limit_of_io_is_told() {
     assert!(agent.stop().success());
     drop(etcd);
 }
+
+#[test]
+fn errors_of_the_disk_are_counted() {
+    if !is_root("errors_of_the_disk_are_counted") {
+        return;
+    }
+    let disk = match Disk::failing(Kind::Ext4) {
+        Ok(disk) => disk,
+        Err(reason) => return println!("skipped: {reason}"),
+    };
+    let directory = tempfile::tempdir().unwrap();
+    // Only etcd's directories are on the disk that fails, so that the agent goes on.
+    let data = disk.directory().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::os::unix::fs::symlink(&data, directory.path().join("data")).unwrap();
+    let Some((_etcd, server, agent)) = start(directory.path()) else { return };
+    wait_for("no errors", LIMIT, || vitals(&server).filter(|vitals| vitals.io_errors_total == Some(0)));
+    let mut file = std::fs::File::create(disk.directory().join("big")).unwrap();
+    let step = vec![1; 4 << 20];
+    let failed = wait_for("errors", LIMIT, || {
+        let _fails = file.write_all(&step).and_then(|()| file.sync_data());
+        vitals(&server).filter(|vitals| vitals.io_errors_total > Some(0))
+    });
+    println!("{:?} requests, errno {}", failed.io_errors_total, failed.last_errno);
+    assert!([libc::ENOSPC, libc::EIO].contains(&failed.last_errno), "{failed:?}");
+    assert!(agent.stop().success());
+}
