@@ -245,7 +245,8 @@ pub fn steal(facts: &Facts, split: Option<&Split>) -> Option<Finding> {
     let cpu = facts.cpu.as_ref()?;
     let stolen = cpu.steal_share.filter(|stolen| *stolen >= STEAL_LEAST)?;
     let in_syncs = split.is_some_and(|split| split.steal >= STEAL_PART);
-    if !in_syncs && !(cpu.is_starved_now && cpu.starved >= 2) {
+    let in_threads = cpu.is_starved_now && cpu.starved >= 2;
+    if !in_syncs && !in_threads {
         return None;
     }
     let summary = format!(
