@@ -6,6 +6,7 @@ use aya_ebpf::maps::Array;
 use etcdmon_agent_ebpf::{
     commit::CommitRecord,
     request::{BEING_WRITTEN, Heads, RequestRecord},
+    signal::SignalRecord,
 };
 
 use crate::{
@@ -32,6 +33,14 @@ unsafe impl Numbered for RequestRecord {
 
 // SAFETY: its layout.
 unsafe impl Numbered for CommitRecord {
+    #[inline(always)]
+    fn set_sequence(&mut self, sequence: u64) {
+        self.sequence = sequence;
+    }
+}
+
+// SAFETY: its layout.
+unsafe impl Numbered for SignalRecord {
     #[inline(always)]
     fn set_sequence(&mut self, sequence: u64) {
         self.sequence = sequence;

@@ -4,6 +4,7 @@ use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, generated::bpf_get_current_cgroup_id,
 };
 use etcdmon_agent_ebpf::{
+    failure::Failure,
     loss::{Program, Reason},
     offset::Field,
     request::{Device, FLUSH, FUA, OPERATION, Queue, REQUESTS as ENTRIES, RequestRecord},
@@ -12,7 +13,7 @@ use etcdmon_agent_ebpf::{
 
 use crate::{
     circular, count, file,
-    maps::{DEVICES, IN_FLIGHT, QUEUES, REQUESTS, USAGE},
+    maps::{DEVICES, FAILURES, IN_FLIGHT, QUEUES, REQUESTS, USAGE},
     read::{add, current_task, field},
 };
 
@@ -26,6 +27,22 @@ const KERNEL_THREAD: u32 = 0x0020_0000;
 /// nothing. Written by user space before loading, constant afterwards.
 #[unsafe(no_mangle)]
 static SEPARATE_IO_CGROUPS: u32 = 0;
+
+#[inline(always)]
+fn has_separate_io_cgroups() -> bool {
+    // SAFETY: a constant that only user space changes, before loading.
+    unsafe { core::ptr::read_volatile(&raw const SEPARATE_IO_CGROUPS) != 0 }
+}
+
+/// Cgroup of the current task in the default hierarchy; 0 where that one says nothing of it.
+#[inline(always)]
+pub fn own_cgroup() -> u64 {
+    if has_separate_io_cgroups() {
+        return 0;
+    }
+    // SAFETY: takes nothing.
+    unsafe { bpf_get_current_cgroup_id() }
+}
 
 /// The number of the disk.
 #[inline(always)]
@@ -158,8 +175,7 @@ fn add_submitter(record: &mut RequestRecord, bio: u64) {
     record.comm = bpf_get_current_comm().unwrap_or_default();
     // SAFETY: takes nothing.
     record.cgroup = unsafe { bpf_get_current_cgroup_id() };
-    // SAFETY: a constant that only user space changes, before loading.
-    let separate = unsafe { core::ptr::read_volatile(&raw const SEPARATE_IO_CGROUPS) } != 0;
+    let separate = has_separate_io_cgroups();
     let kernel_thread = is_kernel_thread();
     if !separate && !kernel_thread {
         // A task of its own accord is charged itself.
@@ -299,6 +315,9 @@ pub fn complete<const EXACT: bool>(request: u64, error: i32, done_bytes: u32) {
     }
     record.completed_ns = completed_ns;
     record.error = error;
+    if error != 0 {
+        fail(&record);
+    }
     // SAFETY: points into the map's value. One word; the last of concurrent flushes is as good as any.
     let last_flush_ns = unsafe { &raw mut (*queue).flush_issued_ns };
     let machinerys_own = record.flags & OPERATION == FLUSH && record.thread_id == 0;
@@ -338,6 +357,24 @@ fn is_last(request: u64, flags: u32, done_bytes: u32) -> bool {
     flags & FUA == 0
         || flags & OPERATION == FLUSH
         || field::<u64>(request, Field::RequestEndIo).is_none_or(|end| end == 0)
+}
+
+/// Counts a request that ended with an error. What a person or a tool sends to a disk beside reads and writes may fail as
+/// it likes.
+#[inline(always)]
+fn fail(record: &RequestRecord) {
+    if record.flags & OPERATION > FLUSH {
+        return;
+    }
+    let failure = Failure { device: record.device, error: record.error };
+    // Another processor may have been faster than the insertion.
+    if FAILURES.get_ptr_mut(failure).is_none() {
+        let _ = FAILURES.insert(&failure, &0_u64, NO_REPLACE);
+    }
+    if let Some(count) = FAILURES.get_ptr_mut(failure) {
+        // SAFETY: points into the map's value.
+        unsafe { add(count, 1) };
+    }
 }
 
 /// Adds to its user's totals.

@@ -13,8 +13,12 @@
 //! # How a device is watched
 //! The block layer's tracepoints first look the request's queue up in `QUEUES`; a queue of a disk that is not in `DEVICES`
 //! leaves there. A request is kept in `IN_FLIGHT` from its submission to its completion, whose record then goes into the
-//! circular array `REQUESTS`; its user's totals are in `USAGE`. Commits of journals on those disks go into `COMMITS`. User
+//! circular array `REQUESTS`; its user's totals are in `USAGE`, and errors are counted in `FAILURES`. Commits of journals on those disks go into `COMMITS`. User
 //! space maps both arrays and reads them when something was slow; whatever it does not read is overwritten.
+//!
+//! # What else is seen of a watched process
+//! Signals that stop, continue or end it go into the circular array `SIGNALS`. While its syncs wait for a journal, who changes
+//! metadata of the filesystems in `JOURNALS` is summed up in `METADATA`.
 //!
 //! # Invariants
 //! - Counters are added to atomically: the sum of all classes equals the number of syncs to the last one.
@@ -25,10 +29,13 @@
 pub mod call;
 pub mod class;
 pub mod commit;
+pub mod failure;
 pub mod loss;
+pub mod metadata;
 pub mod offset;
 pub mod record;
 pub mod request;
+pub mod signal;
 pub mod stats;
 pub mod target;
 pub mod usage;

@@ -1,7 +1,7 @@
 //! What was missed, by program and reason: the one value of the array `LOSS`.
 
 /// Number of programs.
-pub const PROGRAMS: usize = 20;
+pub const PROGRAMS: usize = 22;
 
 /// A kernel program. The numbers are indices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +47,10 @@ pub enum Program {
     JournalEnd = 18,
     /// block_getrq.
     BlockSubmit = 19,
+    /// signal_generate.
+    SignalGenerate = 20,
+    /// jbd2_handle_stats.
+    JournalHandle = 21,
 }
 
 impl Program {
@@ -72,6 +76,8 @@ impl Program {
         Self::JournalLogging,
         Self::JournalEnd,
         Self::BlockSubmit,
+        Self::SignalGenerate,
+        Self::JournalHandle,
     ];
 
     /// The name of its function, which is its name in the object and in metrics.
@@ -97,6 +103,8 @@ impl Program {
             Self::JournalLogging => "journal_logging",
             Self::JournalEnd => "journal_end",
             Self::BlockSubmit => "block_submit",
+            Self::SignalGenerate => "signal_generate",
+            Self::JournalHandle => "journal_handle",
         }
     }
 }
@@ -120,6 +128,7 @@ impl Program {
             Self::SyncExitSyscall => Some("sync_exit_syscall_inexact"),
             Self::BlockComplete => Some("block_complete_inexact"),
             Self::JournalEnd => Some("journal_end_inexact"),
+            Self::SignalGenerate => Some("signal_generate_inexact"),
             _ => None,
         }
     }

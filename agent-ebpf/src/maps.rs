@@ -7,10 +7,15 @@ use aya_ebpf::{
 };
 use etcdmon_agent_ebpf::{
     commit::{COMMITS as COMMITS_ENTRIES, CommitRecord},
+    failure::{FAILURES as FAILURES_ENTRIES, Failure},
     loss::Loss,
+    metadata::{
+        JOURNALS as JOURNALS_ENTRIES, METADATA as METADATA_ENTRIES, MetadataTotals, MetadataUser,
+    },
     request::{
         DEVICES as DEVICES_ENTRIES, Device, Heads, Queue, REQUESTS as REQUESTS_ENTRIES, RequestRecord,
     },
+    signal::{SIGNALS as SIGNALS_ENTRIES, SignalRecord},
     stats::{ClassStats, SLOTS, STATS as STATS_ENTRIES},
     target::Target,
     usage::{USERS, UsageTotals, User},
@@ -104,10 +109,27 @@ pub static COMMITTING: HashMap<u64, CommitRecord> = HashMap::with_max_entries(DE
 #[map]
 pub static COMMITS: Array<CommitRecord> = Array::with_max_entries(COMMITS_ENTRIES as u32, BPF_F_MMAPABLE);
 
-/// How many records there were in both. One value, mapped by user space.
+/// Signals to watched processes. Mapped by user space.
+#[map]
+pub static SIGNALS: Array<SignalRecord> = Array::with_max_entries(SIGNALS_ENTRIES as u32, BPF_F_MMAPABLE);
+
+/// How many records there were in all three. One value, mapped by user space.
 #[map]
 pub static HEADS: Array<Heads> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Totals by user. LRU: users come and go without end.
 #[map]
 pub static USAGE: LruHashMap<User, UsageTotals> = LruHashMap::with_max_entries(USERS as u32, 0);
+
+/// Requests that ended with an error, by disk and error.
+#[map]
+pub static FAILURES: HashMap<Failure, u64> = HashMap::with_max_entries(FAILURES_ENTRIES as u32, 0);
+
+/// Filesystems whose journals are watched, by device number. Written by user space; the value means nothing.
+#[map]
+pub static JOURNALS: HashMap<u32, u32> = HashMap::with_max_entries(JOURNALS_ENTRIES as u32, 0);
+
+/// Totals by who changed metadata. LRU: users come and go without end.
+#[map]
+pub static METADATA: LruHashMap<MetadataUser, MetadataTotals> =
+    LruHashMap::with_max_entries(METADATA_ENTRIES as u32, 0);

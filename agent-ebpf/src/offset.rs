@@ -102,10 +102,12 @@ pub enum Field {
     BioFlags = 47,
     /// `request.biotail`, pointer to the last bio.
     RequestTail = 48,
+    /// `task_struct.tgid`, i32.
+    TaskProcess = 49,
 }
 
 /// Number of fields.
-pub const FIELDS: usize = 49;
+pub const FIELDS: usize = 50;
 
 /// The offset of a field that the running kernel does not have.
 pub const MISSING: u32 = u32::MAX;
@@ -162,5 +164,6 @@ impl Field {
         Self::BioLength,
         Self::BioFlags,
         Self::RequestTail,
+        Self::TaskProcess,
     ];
 }

@@ -4,5 +4,6 @@
 mod block;
 mod filesystem;
 mod journal;
+mod signal;
 mod slot;
 mod syscall;

@@ -77,6 +77,8 @@ pub struct Heads {
     pub requests: u64,
     /// In `COMMITS`.
     pub commits: u64,
+    /// In `SIGNALS`.
+    pub signals: u64,
 }
 
 /// A watched disk: the value in the hash `DEVICES`, by device number. Written by user space.

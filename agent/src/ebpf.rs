@@ -41,9 +41,11 @@ mod evidence;
 mod filesystem;
 mod loss;
 mod mapped;
+mod metadata;
 mod offsets;
 mod programs;
 mod record;
+mod signals;
 mod start;
 mod targets;
 mod tracepoint;
@@ -68,18 +70,23 @@ pub use self::{
     btf::BtfError,
     circular::Position,
     counters::{ClassCounters, TargetCounters},
+    devices::RequestFailures,
     disk::disks_of,
     error::ProbeError,
     loss::{LossCount, Lost},
+    metadata::MetadataUsage,
     offsets::{KERNEL_BTF, OffsetError, SUBCOMMAND as OFFSETS_SUBCOMMAND, print_offsets},
     programs::ProgramRuns,
     record::{Records, SyncRecord},
+    signals::Signal,
 };
 use self::{
     devices::Devices,
     mapped::Mapped,
+    metadata::Metadata,
     offsets::{Feature, Offsets},
     programs::{Programs, Set},
+    signals::Signals,
     start::map_error,
     targets::Targets,
 };
@@ -172,6 +179,8 @@ pub struct Probes {
     offsets: Offsets,
     loss: Mapped,
     devices: Devices,
+    signals: Signals,
+    metadata: Metadata,
     records: Mutex<Option<Records>>,
     /// Locked before `state` where both are.
     programs: Mutex<Programs>,
@@ -182,6 +191,8 @@ struct State {
     targets: Targets,
     watches: Vec<Watch>,
     degraded: Vec<Degraded>,
+    /// Why signals are not seen.
+    signals_off: Option<Degraded>,
     slot_open: Option<Instant>,
 }
 
@@ -241,6 +252,8 @@ impl Probes {
         let syncs = HashMap::try_from(map(ebpf, "SYNCS")?).map_err(|source| map_error("SYNCS", source))?;
         let ring = RingBuf::try_from(map(ebpf, "RECORDS")?).map_err(|source| map_error("RECORDS", source))?;
         let devices = Devices::new(ebpf)?;
+        let signals = Signals::new(ebpf)?;
+        let metadata = Metadata::new(ebpf)?;
         let log = if config.kernel_log { EbpfLogger::init(ebpf).ok() } else { None };
         let degraded = start::degraded(&offsets, &programs);
         start::give_back_memory();
@@ -250,9 +263,11 @@ impl Probes {
             offsets,
             loss,
             devices,
+            signals,
+            metadata,
             records: Mutex::new(Some(Records::new(ring, log))),
             programs: Mutex::new(programs),
-            state: Mutex::new(State { targets, watches: Vec::new(), degraded, slot_open: None }),
+            state: Mutex::new(State { targets, watches: Vec::new(), degraded, signals_off: None, slot_open: None }),
         })
     }
 
@@ -295,6 +310,8 @@ impl Probes {
         }
         let watch = Watch { pid, hook: choice.hook, reason: choice.reason, since_mono_ns: monotonic_ns() };
         state.watches.push(watch.clone());
+        // Whoever stops it is named by this hook alone; without it, it is counted all the same.
+        state.signals_off = self.attach_one_of(&mut programs, &[(Set::Signals, Feature::Signals)]).err();
         drop(state);
         if self.devices.any_wanted() && !programs.is_attached(Set::Requests) {
             // Without evidence the process is still counted.
@@ -382,6 +399,50 @@ impl Probes {
     /// Totals by who used the watched disks since loading, in no order; users that were quiet for long are forgotten.
     pub fn usage(&self) -> Vec<Usage> {
         self.devices.usage()
+    }
+
+    /// Errors of requests on watched disks since loading.
+    pub fn request_failures(&self) -> Vec<RequestFailures> {
+        self.devices.failures()
+    }
+
+    /// Appends the signals that stop, continue or end watched processes, sent since a position, in the order in which they
+    /// were sent. The position that is returned is where to go on. Costs no syscall.
+    pub fn signals(&self, since: Position, into: &mut Vec<Signal>) -> Position {
+        self.signals.read(self.devices.heads(), since, into)
+    }
+
+    /// Whether requests on watched disks are seen.
+    pub fn sees_requests(&self) -> bool {
+        self.devices.are_seen()
+    }
+
+    /// Whether signals to watched processes are seen.
+    pub fn sees_signals(&self) -> bool {
+        // Not asked of the programs: whoever has them may hold them for a second.
+        let state = lock(&self.state);
+        state.signals_off.is_none() && !state.watches.is_empty()
+    }
+
+    /// Sets the filesystems of which it is summed up who changes metadata (their devices, `(major << 20) | minor`); none
+    /// takes the hook away and forgets the sums. While it hangs, each change of metadata on the host costs a look-up.
+    ///
+    /// # Errors
+    /// When the hook can't be attached, or the kernel refuses to update the maps.
+    pub fn watch_journals(&self, filesystems: &[u32]) -> Result<(), ProbeError> {
+        let mut programs = lock(&self.programs);
+        if filesystems.is_empty() {
+            programs.detach(Set::Handles);
+            return self.metadata.watch(filesystems);
+        }
+        self.metadata.watch(filesystems)?;
+        programs.attach(Set::Handles).map_err(|reason| ProbeError::Journals { reason })
+    }
+
+    /// Who changed metadata of the filesystems of [`Self::watch_journals`], in no order; whoever was quiet for long is
+    /// forgotten.
+    pub fn metadata_usage(&self) -> Vec<MetadataUsage> {
+        self.metadata.usage()
     }
 
     fn attach(&self, programs: &mut Programs, hook: Hook) -> Result<(), String> {
@@ -494,7 +555,7 @@ impl Probes {
         let attached = lock(&self.programs).attached();
         let of_devices = self.devices.degraded();
         let state = lock(&self.state);
-        let degraded = state.degraded.iter().cloned().chain(of_devices).collect();
+        let degraded = state.degraded.iter().chain(&state.signals_off).cloned().chain(of_devices).collect();
         ProbeFacts { watches: state.watches.clone(), attached, degraded }
     }
 }
@@ -523,6 +584,9 @@ impl Needs {
         if !self.syscall {
             programs.detach(Set::SyncCalls);
             programs.detach(Set::WriteCalls);
+        }
+        if !self.filesystem && !self.syscall {
+            programs.detach(Set::Signals);
         }
     }
 }

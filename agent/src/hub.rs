@@ -96,6 +96,8 @@ pub enum Note {
         /// The members.
         peers: Vec<v1::PeerMember>,
     },
+    /// What a process gets of its node.
+    Vitals(ProcessId, Box<v1::LiveVitals>),
     /// Why the member at home there does not start; `None` once it serves.
     Boot(Home, Option<v1::BootFailure>),
     /// Single syncs are chosen otherwise from now on.
@@ -236,6 +238,11 @@ impl Hub {
             Note::Peers { process, peers } => {
                 if let Some(member) = self.members.get_mut(&process) {
                     member.met(peers);
+                }
+            }
+            Note::Vitals(process, vitals) => {
+                if let Some(member) = self.members.get_mut(&process) {
+                    member.vitals = Some(*vitals);
                 }
             }
             Note::Boot(home, Some(failure)) => drop(self.boot_failures.insert(home, failure)),

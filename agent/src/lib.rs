@@ -45,6 +45,7 @@ pub mod send;
 pub mod spool;
 pub mod state;
 pub mod telemetry;
+pub mod vitals;
 
 use clock::Reading;
 use collect::Collectors;

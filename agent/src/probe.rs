@@ -30,6 +30,8 @@ use crate::fact::{Event, Fact, SyncRow};
 use crate::hub::Note;
 use crate::priority;
 use crate::telemetry::Telemetry;
+use crate::vitals::journal::JournalSlot;
+use crate::vitals::{self, VitalsHandle};
 
 pub mod examine;
 pub mod flight;
@@ -38,7 +40,7 @@ mod sample;
 pub mod second;
 mod slow;
 
-use examine::{Evidence, Examiner};
+use examine::{Beside, Evidence, Examiner};
 use flight::{Recorder, Trigger};
 use losses::Losses;
 use sample::Sampler;
@@ -201,10 +203,13 @@ pub fn start(
         }
     };
     let (commands, receiver) = sync_channel(COMMANDS_LIMIT);
+    let proc = ProcFs::new("/proc");
+    let beside = Beside { journals: Arc::new(JournalSlot::new(probes.clone())), ..Beside::default() };
     let examiner = match &probes {
-        Some(_) => Some(Examiner::start(ProcFs::new("/proc"), notes.clone())?),
+        Some(_) => Some(Examiner::start(proc.clone(), notes.clone(), beside.clone())?),
         None => None,
     };
+    let vitals = vitals::start(proc, probes.clone(), notes.clone(), beside)?;
     let handle = ProbeHandle { commands, probes: probes.clone() };
     let thread = ProbeThread {
         enabled: settings.enabled,
@@ -212,6 +217,7 @@ pub fn start(
         recorder: Recorder::new(settings.flight_bytes),
         sampler: Sampler::default(),
         slow: SlowSyncs::new(examiner),
+        vitals,
         records: probes.as_ref().and_then(|probes| probes.take_records()),
         probes,
         notes,
@@ -238,6 +244,7 @@ struct ProbeThread {
     recorder: Recorder,
     sampler: Sampler,
     slow: SlowSyncs,
+    vitals: VitalsHandle,
     probes: Option<Arc<Probes>>,
     records: Option<Records>,
     notes: mpsc::Sender<Note>,
@@ -285,10 +292,13 @@ impl ProbeThread {
         match command {
             Command::Add(process) => {
                 let id = process.id;
+                self.vitals.add((*process).clone());
                 self.targets.insert(id, Target { process: *process, watch: None, retry_at_ns: 0 });
                 self.attach(id);
             }
             Command::Remove(process, done) => {
+                // Signals to it are told apart by its being watched: what was seen of its end is read first.
+                self.vitals.remove(process);
                 self.detach(process);
                 self.targets.remove(&process);
                 self.sampler.forget(process);
@@ -480,7 +490,7 @@ impl ProbeThread {
         let Some(records) = &mut self.records else { return };
         let (targets, rows) = (&self.targets, &mut self.rows);
         let (sampler, recorder, tuning) = (&mut self.sampler, &mut self.recorder, &self.tuning);
-        let (slow_syncs, now_ns) = (&mut self.slow, mono_ns());
+        let (slow_syncs, vitals, now_ns) = (&mut self.slow, &self.vitals, mono_ns());
         let mut slow = None;
         records.drain(|record| {
             // A record of a process that was removed meanwhile has nobody to belong to.
@@ -489,6 +499,9 @@ impl ProbeThread {
             rows.extend(reason.map(|reason| SyncRow { reason, ..second::row(*process, &record) }));
             recorder.push(*process, &record, reason.is_some());
             slow_syncs.take(*process, &record, now_ns);
+            if record.result < 0 {
+                vitals.sync_failed(*process, record.result);
+            }
             if !tuning.dump_latency.is_zero() && record.latency >= tuning.dump_latency {
                 slow = Some(*process);
             }

@@ -59,11 +59,21 @@ fn dropped_probes_leave_no_program_map_or_link_in_the_kernel() {
     // Any disk and any process will do.
     probes.watch_devices(&[7 << 20]).expect("a disk");
     probes.add_target(std::process::id(), &[]).expect("a slot is free");
-    assert!(probes.facts().attached.contains(&"block_rq_issue"));
+    probes.watch_journals(&[7 << 20]).expect("a filesystem");
+    for event in ["block_rq_issue", "signal_generate", "jbd2_handle_stats"] {
+        assert!(probes.facts().attached.contains(&event), "{event}");
+    }
     let ours = objects();
     for what in ["prog_id", "map_id", "link_id"] {
         assert!(ours.iter().any(|(of, id)| of == what && is_there(what, *id)), "{what}: {ours:?}");
     }
+    // What comes and goes on demand leaves nothing either, however often.
+    for _ in 0..50 {
+        probes.watch_journals(&[]).expect("detached");
+        probes.watch_journals(&[7 << 20]).expect("attached");
+    }
+    assert_eq!(objects().len(), ours.len());
+    let ours: BTreeSet<_> = ours.union(&objects()).cloned().collect();
     drop(probes);
     assert_eq!(objects(), BTreeSet::new());
     let begin = Instant::now();

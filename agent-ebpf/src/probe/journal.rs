@@ -1,17 +1,22 @@
-//! jbd2's tracepoints (include/trace/events/jbd2.h, 5.8 to 6.18), by name so that jbd2 may be a module. All have
-//! `(journal_t *, transaction_t *)` and run in the journal's own thread.
+//! jbd2's tracepoints (include/trace/events/jbd2.h, 5.8 to 6.18), by name so that jbd2 may be a module. Those of commits have
+//! `(journal_t *, transaction_t *)` and run in the journal's own thread; that of handles runs in whoever changes something.
 
-use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_ebpf::{
+    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
 use etcdmon_agent_ebpf::{
     commit::{COMMITS as ENTRIES, CommitRecord},
     loss::{Program, Reason},
+    metadata::{MetadataTotals, MetadataUser},
     offset::Field,
 };
 
 use crate::{
     circular, count, device,
-    maps::{COMMITS, COMMITTING},
-    read::field,
+    maps::{COMMITS, COMMITTING, JOURNALS, METADATA},
+    read::{add, field},
 };
 
 const NO_REPLACE: u64 = 1;
@@ -112,4 +117,40 @@ fn end<const EXACT: bool>(journal: u64) {
         &mut record,
     );
     let _ = COMMITTING.remove(journal);
+}
+
+/// `jbd2_handle_stats(dev_t, tid_t, unsigned type, unsigned line, int interval, int sync, int requested, int dirtied)`, at the
+/// end of each handle of any journal: only attached while somebody asks for it.
+#[raw_tracepoint(tracepoint = "jbd2_handle_stats")]
+pub fn journal_handle(context: RawTracePointContext) -> i32 {
+    let filesystem: u32 = context.arg(0);
+    // SAFETY: nothing of the element is read.
+    if unsafe { JOURNALS.get(filesystem) }.is_some() {
+        use_up(filesystem, context.arg(6), context.arg(7));
+    }
+    0
+}
+
+/// Adds to the totals of the current process.
+#[inline(always)]
+fn use_up(filesystem: u32, requested: i32, dirtied: i32) {
+    let process_id = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let user = MetadataUser { filesystem, process_id, cgroup: device::own_cgroup() };
+    // A handle that gave blocks back counts for none.
+    let requested_blocks = if requested > 0 { requested as u64 } else { 0 };
+    let dirtied_blocks = if dirtied > 0 { dirtied as u64 } else { 0 };
+    let Some(totals) = METADATA.get_ptr_mut(user) else {
+        let comm = bpf_get_current_comm().unwrap_or_default();
+        let first = MetadataTotals { handles: 1, dirtied_blocks, requested_blocks, comm };
+        if METADATA.insert(&user, &first, NO_REPLACE).is_err() {
+            count::lose(Program::JournalHandle, Reason::InFlightFull);
+        }
+        return;
+    };
+    // SAFETY: points into the map's value.
+    unsafe {
+        add(&raw mut (*totals).handles, 1);
+        add(&raw mut (*totals).dirtied_blocks, dirtied_blocks);
+        add(&raw mut (*totals).requested_blocks, requested_blocks);
+    }
 }

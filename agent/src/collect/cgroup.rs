@@ -18,7 +18,7 @@ mod v1;
 mod v2;
 
 use self::hierarchy::{Chain, Hierarchies, Level, Version};
-pub use self::limits::io_is_limited;
+pub use self::limits::{cpu_limit, io_is_limited, throttling};
 use self::limits::{
     has_cpu_limit, has_memory_limit, limited, set_counter, set_cpu_limits, set_gauge, set_info,
     set_io_limits, set_io_usage, set_memory_limits, smallest, text_number,
@@ -47,7 +47,8 @@ pub struct CpuLimit {
 }
 
 impl CpuLimit {
-    fn cores(self) -> f64 {
+    /// CPUs that it allows.
+    pub fn cores(self) -> f64 {
         self.quota_us / self.period_us
     }
 }

@@ -8,6 +8,7 @@ use aya::{
 };
 use etcdmon_agent_ebpf::{
     commit::{COMMIT_WORDS, COMMITS},
+    failure::FAILURES,
     request::{DEVICES, Heads, Queue, REQUEST_WORDS, REQUESTS},
     usage::USERS,
 };
@@ -35,6 +36,17 @@ const STEPS: usize = 8192;
 /// Longer than any program runs.
 const PROGRAMS_END: Duration = Duration::from_millis(50);
 
+/// Reads, writes and flushes of a disk that ended with an error, since the programs were loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestFailures {
+    /// The disk, `(major << 20) | minor`.
+    pub device: u32,
+    /// The error, positive.
+    pub errno: i32,
+    /// How many.
+    pub count: u64,
+}
+
 /// The maps that are not mapped.
 struct Tables {
     devices: HashMap<MapData, u32, u64>,
@@ -42,9 +54,12 @@ struct Tables {
     in_flight: HashMap<MapData, u64, RequestWords>,
     committing: HashMap<MapData, u64, CommitWords>,
     usage: HashMap<MapData, UserWords, TotalsWords>,
+    failures: HashMap<MapData, u64, u64>,
     wanted: Vec<u32>,
     /// Hooks that can't be attached.
     degraded: Vec<Degraded>,
+    /// The hooks of requests hang.
+    are_seen: bool,
 }
 
 /// Everything about disks. Reading the circular arrays takes no lock and no syscall.
@@ -81,8 +96,10 @@ impl Devices {
                 in_flight: hash!("IN_FLIGHT"),
                 committing: hash!("COMMITTING"),
                 usage: hash!("USAGE"),
+                failures: hash!("FAILURES"),
                 wanted: Vec::new(),
                 degraded: Vec::new(),
+                are_seen: false,
             }),
         })
     }
@@ -111,6 +128,7 @@ impl Devices {
     /// Tells the programs which disks are watched: those that are to be, or none. `degraded` are the hooks that are off.
     pub fn settle(&self, watch: bool, degraded: Vec<Degraded>) -> Result<(), ProbeError> {
         let mut tables = lock(&self.tables);
+        tables.are_seen = watch && !degraded.iter().any(|off| off.capability == "block.hooks");
         tables.degraded = degraded;
         let wanted = if watch { tables.wanted.clone() } else { Vec::new() };
         tables.settle(&wanted).map_err(|source| map_error("DEVICES", source))
@@ -146,6 +164,30 @@ impl Devices {
         let tables = lock(&self.tables);
         let all: StdHashMap<_, _> = tables.committing.iter().take(STEPS).filter_map(Result::ok).collect();
         all.into_values().map(evidence::commit).collect()
+    }
+
+    /// Whether requests of watched disks are seen.
+    pub fn are_seen(&self) -> bool {
+        lock(&self.tables).are_seen
+    }
+
+    /// How many records there were in each of the circular arrays.
+    pub const fn heads(&self) -> &Mapped {
+        &self.heads
+    }
+
+    pub fn failures(&self) -> Vec<RequestFailures> {
+        let tables = lock(&self.tables);
+        let all: StdHashMap<_, _> = tables.failures.iter().take(2 * FAILURES).filter_map(Result::ok).collect();
+        let failures = |(words, count)| {
+            let (device, errno) = evidence::failure(words);
+            RequestFailures { device, errno: -errno, count }
+        };
+        // A device that can't do something says so, and one that is asked not to wait does not: neither is ill.
+        let is_ill = |failure: &RequestFailures| {
+            !matches!(failure.errno, libc::EOPNOTSUPP | libc::EAGAIN | libc::EREMCHG | libc::EBUSY)
+        };
+        all.into_iter().map(failures).filter(is_ill).collect()
     }
 
     pub fn usage(&self) -> Vec<Usage> {

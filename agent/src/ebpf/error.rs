@@ -68,6 +68,12 @@ pub enum ProbeError {
         /// Why.
         reason: String,
     },
+    /// The hook that shows who changes metadata can't be attached.
+    #[error("watch who changes metadata: {reason}")]
+    Journals {
+        /// Why.
+        reason: String,
+    },
 }
 
 impl ProbeError {
@@ -91,7 +97,7 @@ impl ProbeError {
             Self::NoHook { .. } => {
                 "mount tracefs at /sys/kernel/tracing, or add CAP_SYS_ADMIN so that the agent can open it by itself"
             }
-            Self::WriteSlot { .. } => {
+            Self::WriteSlot { .. } | Self::Journals { .. } => {
                 "report the kernel's version with this message; everything else goes on"
             }
             Self::TooManyDevices { .. } => "watch fewer data directories with one agent",

@@ -2,6 +2,7 @@
 
 use etcdmon_agent_ebpf::{
     commit::{COMMIT_WORDS, CommitRecord},
+    failure::Failure,
     request::{DISCARD, FLUSH, FUA, META, OPERATION, READ, REQUEST_WORDS, RequestRecord, SYNC, WRITE},
     usage::{UsageTotals, User},
 };
@@ -59,7 +60,7 @@ const fn operation(flags: u32, bytes: u32) -> Operation {
 ///
 /// # Safety
 /// `T` is made of numbers without padding.
-unsafe fn of_words<T: Copy, const N: usize>(words: [u64; N]) -> T {
+pub(super) unsafe fn of_words<T: Copy, const N: usize>(words: [u64; N]) -> T {
     const { assert!(size_of::<T>() == N * 8, "the words of another type") };
     // SAFETY: as many bytes as the type has, every pattern of which is valid by the contract of this function.
     unsafe { std::ptr::read_unaligned(words.as_ptr().cast()) }
@@ -117,6 +118,13 @@ pub(super) fn usage(user: UserWords, totals: TotalsWords) -> Usage {
         queue_ns: totals.queue_ns,
         device_ns: totals.device_ns,
     }
+}
+
+/// The disk and the negative errno of a kind of failure.
+pub(super) fn failure(words: u64) -> (u32, i32) {
+    // SAFETY: numbers without padding, as the type asserts.
+    let failure: Failure = unsafe { of_words([words]) };
+    (failure.device, errno(failure.error))
 }
 
 #[cfg(test)]
@@ -190,6 +198,9 @@ mod tests {
         assert_eq!(of(3), -libc::ENOSPC);
         assert_eq!(of(7), -libc::ENODATA);
         assert_eq!(of(99), -libc::EIO);
+        let failure_of = |error: i32| failure(u64::from(7_u32 << 20) | u64::from(error.cast_unsigned()) << 32);
+        assert_eq!(failure_of(-5), (7 << 20, -libc::EIO));
+        assert_eq!(failure_of(10), (7 << 20, -libc::EIO));
     }
 
     #[test]

@@ -19,6 +19,10 @@ pub enum Lost {
     Request,
     /// Nothing is known of a commit of a journal on a watched disk.
     Commit,
+    /// Nothing is known of a signal to a watched process.
+    Signal,
+    /// A change of metadata is counted for nobody.
+    Metadata,
 }
 
 /// A count of what was missed, since the programs were loaded.
@@ -67,6 +71,8 @@ const fn lost(program: Program, reason: Reason) -> Lost {
             | Program::JournalEnd,
             _,
         ) => Lost::Commit,
+        (Program::SignalGenerate, _) => Lost::Signal,
+        (Program::JournalHandle, _) => Lost::Metadata,
         (
             Program::WriteEndFilesystem
             | Program::WriteEnterSyscall
@@ -137,5 +143,6 @@ mod tests {
         assert_eq!(lost(Program::WriteEnterSyscall, Reason::InFlightFull), Lost::Write);
         assert_eq!(lost(Program::BlockStart, Reason::InFlightFull), Lost::Request);
         assert_eq!(lost(Program::JournalStart, Reason::NoEnd), Lost::Commit);
+        assert_eq!(lost(Program::JournalHandle, Reason::InFlightFull), Lost::Metadata);
     }
 }

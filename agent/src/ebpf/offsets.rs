@@ -118,6 +118,7 @@ const fn paths(field: Field) -> &'static [&'static str] {
         Field::BioLength => &["bio.bi_iter.bi_size"],
         Field::BioFlags => &["bio.bi_opf"],
         Field::RequestTail => &["request.biotail"],
+        Field::TaskProcess => &["task_struct.tgid"],
     }
 }
 
@@ -159,11 +160,13 @@ pub enum Feature {
     RequestFile,
     /// Commits of journals.
     Commits,
+    /// Signals to watched processes.
+    Signals,
 }
 
 impl Feature {
     /// Every feature.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::FileClass,
         Self::WriteClass,
         Self::Descriptor,
@@ -177,6 +180,7 @@ impl Feature {
         Self::Charged,
         Self::RequestFile,
         Self::Commits,
+        Self::Signals,
     ];
 
     /// Stable name, as the agent reports it.
@@ -195,6 +199,7 @@ impl Feature {
             Self::Charged => "block.charged_cgroup",
             Self::RequestFile => "block.file",
             Self::Commits => "journal.commits",
+            Self::Signals => "process.signals",
         }
     }
 
@@ -267,6 +272,7 @@ impl Feature {
                 Field::DiskFirstMinor,
                 Field::TransactionNumber,
             ],
+            Self::Signals => &[Field::TaskProcess],
         }
     }
 }

@@ -104,6 +104,12 @@ const COMMITS: &[Hooking] = &[
     Hooking { program: Program::JournalStart, events: &["jbd2_start_commit"], all: true },
 ];
 
+const SIGNALS: &[Hooking] =
+    &[Hooking { program: Program::SignalGenerate, events: &["signal_generate"], all: true }];
+
+const HANDLES: &[Hooking] =
+    &[Hooking { program: Program::JournalHandle, events: &["jbd2_handle_stats"], all: true }];
+
 /// A set of hooks that is attached and detached as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Set {
@@ -124,6 +130,10 @@ pub enum Set {
     SubmissionsByBio,
     /// Commits of journals on watched disks.
     Commits,
+    /// Signals to watched processes.
+    Signals,
+    /// Who changes metadata of watched filesystems; only while that is asked for.
+    Handles,
 }
 
 impl Set {
@@ -137,6 +147,8 @@ impl Set {
             Self::Submissions => SUBMISSIONS,
             Self::SubmissionsByBio => SUBMISSIONS_BY_BIO,
             Self::Commits => COMMITS,
+            Self::Signals => SIGNALS,
+            Self::Handles => HANDLES,
         }
     }
 }

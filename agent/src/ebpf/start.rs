@@ -122,6 +122,7 @@ pub(super) fn device_degraded(set: Set, reason: String) -> Degraded {
         Set::Submissions | Set::SubmissionsByBio => {
             ("block.submitter", "report the kernel's version with this message")
         }
+        Set::Signals => ("signal.hook", "report the kernel's version with this message"),
         Set::Commits => ("journal.hooks", "none is needed where no filesystem has a jbd2 journal (ext4)"),
         _ => ("block.hooks", "report the kernel's version with this message"),
     };

@@ -48,6 +48,8 @@ pub struct MemberState {
     totals: BTreeMap<i32, ClassTotal>,
     /// Its slow syncs.
     pub slow: SlowSyncs,
+    /// What it gets of its node, when that was last looked at.
+    pub vitals: Option<v1::LiveVitals>,
     gauges: Gauges,
     metrics_error: Option<String>,
     status: Status,
@@ -79,6 +81,7 @@ impl MemberState {
             held_back_dropped: 0,
             totals: BTreeMap::new(),
             slow: SlowSyncs::default(),
+            vitals: None,
             gauges: Gauges::default(),
             metrics_error: Some(NOT_YET.to_owned()),
             status: Status::default(),
@@ -305,6 +308,7 @@ impl MemberState {
             reach: v1::Reach::Unspecified.into(),
             boot_failure: None,
             slow_syncs: self.slow.live(),
+            vitals: self.vitals.clone(),
         }
     }
 }

@@ -326,3 +326,18 @@ fn when_the_spool_is_stuck_the_newest_batches_wait_and_older_ones_are_accounted_
     assert!(accounted > 0);
     assert_eq!(stored + accounted, produced);
 }
+
+#[test]
+fn vitals_are_shown_with_their_member_and_stay_when_it_is_gone() {
+    let mut bench = bench(Checkpoint::default());
+    bench.appear(Some(IDENTITY));
+    bench.hub.second(at(1));
+    assert_eq!(bench.live.newest().members[0].vitals, None);
+    let vitals = v1::LiveVitals { on_cpu_ns_total: Some(7), ..v1::LiveVitals::default() };
+    bench.hub.take(Note::Vitals(PROCESS, Box::new(vitals.clone())), at(2));
+    bench.hub.take(Note::Vitals(ProcessId { pid: 8, ..PROCESS }, Box::default()), at(2));
+    bench.hub.take(Note::Gone(PROCESS), at(2));
+    bench.hub.second(at(2));
+    let live = bench.live.newest();
+    assert_eq!((live.members.len(), live.members[0].vitals.as_ref()), (1, Some(&vitals)));
+}

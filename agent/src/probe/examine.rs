@@ -16,11 +16,13 @@ use crate::clock::mono_ns;
 use crate::discover::ProcFs;
 use crate::fact::{CulpritName, Fact, SlowSync};
 use crate::hub::Note;
+use crate::vitals::journal::{JournalSlot, blame};
+use crate::vitals::quota::Quotas;
 
 mod context;
 mod holders;
-mod names;
-mod steal;
+pub mod names;
+pub mod steal;
 
 use context::{Contexts, number_of};
 use holders::{File, Holders};
@@ -58,6 +60,15 @@ pub struct Case {
     pub evidence: Evidence,
 }
 
+/// What others know of the time of a sync.
+#[derive(Debug, Clone, Default)]
+pub struct Beside {
+    /// CPU quotas and what they refused.
+    pub quotas: Arc<Quotas>,
+    /// Who changes metadata.
+    pub journals: Arc<JournalSlot>,
+}
+
 /// How cases reach the thread. Dropping it ends the thread once it has examined what waits.
 #[derive(Debug)]
 pub struct Examiner {
@@ -70,7 +81,7 @@ impl Examiner {
     ///
     /// # Errors
     /// When it can't be started.
-    pub fn start(proc: ProcFs, notes: mpsc::Sender<Note>) -> std::io::Result<Self> {
+    pub fn start(proc: ProcFs, notes: mpsc::Sender<Note>, beside: Beside) -> std::io::Result<Self> {
         let (cases, receiver) = sync_channel(CASES);
         let open = Arc::new(AtomicU64::new(0));
         let bench = Bench {
@@ -80,6 +91,7 @@ impl Examiner {
             steal: Steal::default(),
             proc,
             notes,
+            beside,
             open: Arc::clone(&open),
         };
         std::thread::Builder::new().name("examine".to_owned()).spawn(move || bench.run(&receiver))?;
@@ -115,6 +127,7 @@ struct Bench {
     holders: Holders,
     steal: Steal,
     notes: mpsc::Sender<Note>,
+    beside: Beside,
     open: Arc<AtomicU64>,
 }
 
@@ -148,12 +161,19 @@ impl Bench {
 
     fn examine(&mut self, case: &Case) -> Vec<Fact> {
         let now_ns = mono_ns();
+        // What a quota refused is known up to the last reading only.
+        self.beside.quotas.measure(now_ns);
         let evidence = &case.evidence;
         let one = |held: &Held| {
             let (window, counters) = self.contexts.of(held, evidence, now_ns);
             let steal_ns = self.steal.during(window.start_ns, window.end_ns());
-            let counters = Counters { steal_ns, ..counters };
+            let (from_ns, until_ns) = (window.start_ns, window.end_ns());
+            let cpu_throttled_ns = self.beside.quotas.during(held.process, from_ns, until_ns);
+            let counters = Counters { steal_ns, cpu_throttled_ns, ..counters };
             let mut autopsy = autopsy(&window, &evidence.requests, &evidence.commits, &counters);
+            self.beside.journals.note(&window, &autopsy, now_ns);
+            let users = self.beside.journals.users(window.filesystem, from_ns, until_ns, now_ns);
+            blame(&mut autopsy, &window, &users);
             for culprit in &mut autopsy.culprits {
                 find_holder(&mut self.holders, &window, culprit, now_ns);
             }

@@ -47,7 +47,7 @@ impl Losses {
                 // Counted, only in another class.
                 Kind::Class => {}
                 // Evidence beside what is stored, no stream of its own: the agent's own metrics show it.
-                Kind::Request | Kind::Commit => {}
+                Kind::Request | Kind::Commit | Kind::Signal | Kind::Metadata => {}
             }
         }
         let rows = std::mem::take(&mut self.rows);

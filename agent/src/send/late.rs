@@ -162,6 +162,7 @@ fn compact(live: &v1::Live) -> v1::Live {
             errors: Vec::new(),
             peers: Vec::new(),
             boot_failure: None,
+            vitals: None,
             slow_syncs: member
                 .slow_syncs
                 .as_ref()

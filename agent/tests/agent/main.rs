@@ -14,3 +14,4 @@ mod slow_syncs;
 mod spool;
 mod stream;
 mod support;
+mod vitals;

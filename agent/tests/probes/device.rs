@@ -131,6 +131,10 @@ impl Scene {
         Self::with(&config, || Disk::new(Kind::Ext4))
     }
 
+    fn on_xfs() -> Option<Self> {
+        Self::with(&config(1, NEVER), || Disk::new(Kind::Xfs))
+    }
+
     fn with(config: &ProbeConfig, disk: impl FnOnce() -> Result<Disk, String>) -> Option<Self> {
         let (probes, disk) = set_up_with(config, disk)?;
         let writer = Writer::start(&disk.directory());
@@ -197,6 +201,13 @@ fn older_kernels_see_every_request_as_well() {
     }
 }
 
+#[test]
+fn on_xfs_every_request_is_seen_as_well() {
+    if let Some(scene) = Scene::on_xfs() {
+        all_are_seen(scene);
+    }
+}
+
 fn all_are_seen(mut scene: Scene) {
     let before = rest(&scene.disk);
     scene.requests();
@@ -221,7 +232,7 @@ fn all_are_seen(mut scene: Scene) {
 
 #[test]
 fn a_direct_write_is_its_threads_and_a_flush_too() {
-    for mut scene in [Scene::new(), Scene::by_bio()].into_iter().flatten() {
+    for mut scene in [Scene::new(), Scene::by_bio(), Scene::on_xfs()].into_iter().flatten() {
         direct_writes_are_their_threads(&mut scene);
     }
 }
@@ -258,7 +269,7 @@ fn direct_writes_are_their_threads(scene: &mut Scene) {
 
 #[test]
 fn writeback_is_a_kworkers_and_names_the_file() {
-    for mut scene in [Scene::new(), Scene::by_bio()].into_iter().flatten() {
+    for mut scene in [Scene::new(), Scene::by_bio(), Scene::on_xfs()].into_iter().flatten() {
         writeback_names_the_file(&mut scene);
     }
 }
@@ -441,8 +452,16 @@ fn a_request_that_fails_says_how() {
         }
     }
     assert!(!errors.is_empty(), "the device should have failed");
-    for request in errors {
+    for request in &errors {
         assert!([-libc::ENOSPC, -libc::EIO].contains(&request.error), "{request:?}");
+    }
+    // Those that were read are no more than were counted: the disk goes on failing.
+    let counted = scene.probes.request_failures();
+    let sum: u64 = counted.iter().map(|failures| failures.count).sum();
+    assert!(sum >= errors.len() as u64, "{sum} counted, {} read", errors.len());
+    for failures in counted {
+        assert_eq!(failures.device, scene.disk.device_number());
+        assert!([libc::ENOSPC, libc::EIO].contains(&failures.errno), "{failures:?}");
     }
 }
 

@@ -5,6 +5,7 @@
 mod device;
 mod disk;
 mod etcd;
+mod who;
 mod writer;
 
 use std::{

@@ -276,6 +276,129 @@ pub struct LiveMember {
     /// Its slow syncs since the epoch began; absent while there was none.
     #[prost(message, optional, tag = "50")]
     pub slow_syncs: ::core::option::Option<LiveSlowSyncs>,
+    /// What its process gets of the node: CPU, disk, being left to run; absent until it was first looked at.
+    #[prost(message, optional, tag = "60")]
+    pub vitals: ::core::option::Option<LiveVitals>,
+}
+/// What an etcd process gets of its node, and who takes the rest. Looked at once a second.
+///
+/// Fields that end in `_total` are cumulative and never fall while `Member.process` stays the same: they begin anew with
+/// another process of the member and with another epoch. An absent field is not known here; it is never zero instead.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LiveVitals {
+    /// Time that all its threads were on a CPU, from `/proc/PID/task/*/schedstat`.
+    #[prost(uint64, optional, tag = "1")]
+    pub on_cpu_ns_total: ::core::option::Option<u64>,
+    /// Time that its threads were runnable, but had no CPU; waiting for the quota below is part of it.
+    #[prost(uint64, optional, tag = "2")]
+    pub run_delay_ns_total: ::core::option::Option<u64>,
+    /// The smallest CPU quota of its cgroup and those above it, in thousandths of a CPU; absent = none has one.
+    #[prost(uint64, optional, tag = "3")]
+    pub cpu_quota_millicpus: ::core::option::Option<u64>,
+    /// CPU time that the quota refused, summed over CPUs: of that cgroup or, where it is more, of one above it.
+    #[prost(uint64, optional, tag = "4")]
+    pub cpu_throttled_ns_total: ::core::option::Option<u64>,
+    /// Quota periods that ended with the quota used up.
+    #[prost(uint64, optional, tag = "5")]
+    pub cpu_throttled_periods_total: ::core::option::Option<u64>,
+    /// Time that it was stopped: by a signal (SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU) until SIGCONT, or by a debugger.
+    #[prost(uint64, optional, tag = "6")]
+    pub stopped_ns_total: ::core::option::Option<u64>,
+    /// The last 8 signals that stopped, continued or ended it, the oldest first.
+    #[prost(message, repeated, tag = "7")]
+    pub signals: ::prost::alloc::vec::Vec<LiveSignal>,
+    /// Of the node: time of all CPUs that the hypervisor gave to others.
+    #[prost(uint64, optional, tag = "8")]
+    pub steal_ns_total: ::core::option::Option<u64>,
+    /// Of the node: time of all CPUs without work, waiting for disks included.
+    #[prost(uint64, optional, tag = "9")]
+    pub node_idle_ns_total: ::core::option::Option<u64>,
+    /// CPUs of the node that are online; 0 = not known.
+    #[prost(uint32, tag = "10")]
+    pub node_cpus: u32,
+    /// Who else used CPUs most in the last second, the worst first, at most 5; only looked for while its threads wait for a
+    /// CPU.
+    #[prost(message, repeated, tag = "11")]
+    pub cpu_users: ::prost::alloc::vec::Vec<LiveCpuUser>,
+    /// Of the filesystem of its data directory: what an ordinary user may still write.
+    #[prost(uint64, optional, tag = "12")]
+    pub disk_free_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "13")]
+    pub disk_size_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "14")]
+    pub inodes_free: ::core::option::Option<u64>,
+    /// Requests on the disks below its directories that ended with an error, whoever sent them.
+    #[prost(uint64, optional, tag = "15")]
+    pub io_errors_total: ::core::option::Option<u64>,
+    /// Its syncs that returned an error.
+    #[prost(uint64, optional, tag = "16")]
+    pub sync_errors_total: ::core::option::Option<u64>,
+    /// Of the last of both, as a positive errno; 0 = there was none.
+    #[prost(int32, tag = "17")]
+    pub last_errno: i32,
+    /// Whether its cgroup or one above it limits bytes or operations a second on one of those disks.
+    #[prost(bool, optional, tag = "18")]
+    pub io_limited: ::core::option::Option<bool>,
+    /// Who changed metadata of its filesystems in the last seconds, through their journals; only looked for while the
+    /// journal makes its syncs slow. `bytes_total` are the blocks that they dirtied, of those seconds alone; wait and syncs
+    /// are 0. The process itself is among them, with that origin.
+    #[prost(message, repeated, tag = "19")]
+    pub journal_users: ::prost::alloc::vec::Vec<LiveCulprit>,
+    /// How fast the free space shrinks by others: what the files of the process itself grew is taken off.
+    #[prost(uint64, optional, tag = "20")]
+    pub disk_grown_by_others_bytes_per_s: ::core::option::Option<u64>,
+    /// Who writes most on the filesystem of its data directory; only looked for while that is nearly full. `bytes_total`
+    /// is of the last seconds alone; wait and syncs are 0. The process itself is among them, with that origin.
+    #[prost(message, repeated, tag = "21")]
+    pub disk_fillers: ::prost::alloc::vec::Vec<LiveCulprit>,
+}
+/// A signal that stopped, continued or ended a process.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LiveSignal {
+    /// Its number, as on the node.
+    #[prost(uint32, tag = "1")]
+    pub signal: u32,
+    /// Unix time at which it was sent.
+    #[prost(int64, tag = "2")]
+    pub wall_ns: i64,
+    /// Who sent it; 0 = the kernel by itself, such as when memory is out.
+    #[prost(uint32, tag = "3")]
+    pub sender_process_id: u32,
+    /// Name of the sending thread at that moment.
+    #[prost(string, tag = "4")]
+    pub sender_comm: ::prost::alloc::string::String,
+    /// Name of the process and its program, where it could still be asked.
+    #[prost(string, tag = "5")]
+    pub sender_process: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub sender_cgroup: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub sender_container_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub sender_pod_uid: ::prost::alloc::string::String,
+}
+/// A process that used CPUs in the last second.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LiveCpuUser {
+    #[prost(uint32, tag = "1")]
+    pub process_id: u32,
+    #[prost(string, tag = "2")]
+    pub comm: ::prost::alloc::string::String,
+    /// Name of the process and its program, where it could be asked.
+    #[prost(string, tag = "3")]
+    pub process: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub cgroup: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub container_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub pod_uid: ::prost::alloc::string::String,
+    /// CPU time of the last second, children that ended in it included.
+    #[prost(uint64, tag = "7")]
+    pub on_cpu_ns: u64,
+    /// Threads that it has.
+    #[prost(uint32, tag = "8")]
+    pub threads: u32,
 }
 /// Slow syncs of a member, cumulative since the epoch began: differences of two messages are what happened between them.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::hierarchy::{Chain, Hierarchies, Level, Version};
-use super::{CpuLimit, IoLimit, IoUsage, MemoryLimits, number, pairs, text, v1, v2};
+use super::{CpuLimit, IoLimit, IoUsage, MemoryLimits, Throttling, number, pairs, text, v1, v2};
 use crate::collect::disk::device::Number;
 use crate::collect::sheet::{Sheet, Slot};
 
@@ -12,10 +12,20 @@ pub fn smallest(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     values.flatten().reduce(f64::min)
 }
 
-fn cpu_limit(version: Version, directory: &Path) -> Option<CpuLimit> {
+/// The limit of CPU time of one group; `None` when it has none.
+pub fn cpu_limit(version: Version, directory: &Path) -> Option<CpuLimit> {
     match version {
         Version::V1 => v1::cpu_limit(directory),
         Version::V2 => v2::cpu_limit(directory),
+    }
+}
+
+/// What that limit has cost so far.
+pub fn throttling(version: Version, directory: &Path) -> Option<Throttling> {
+    let text = text(directory, "cpu.stat")?;
+    match version {
+        Version::V1 => v1::throttling(&text),
+        Version::V2 => v2::throttling(&text),
     }
 }
 

@@ -59,6 +59,32 @@ impl Names {
         name
     }
 
+    /// The same for a process whose name and cgroup are known from elsewhere, without waiting for anybody: the program's file in place of
+    /// the command line, which only its owner's memory has.
+    pub fn quick(&mut self, process_id: u32, cgroup: u64, now_ns: u64) -> CulpritName {
+        let mut name = CulpritName::default();
+        if process_id != 0 {
+            let comm = self.proc.read(process_id, "comm").unwrap_or_default();
+            let comm = String::from_utf8_lossy(&comm).trim_end().to_owned();
+            // Kernel threads have none.
+            let program = self.proc.link(process_id, "exe").unwrap_or_default();
+            name.process = match program.to_string_lossy() {
+                program if program.is_empty() => comm,
+                program => format!("{comm} ({program})"),
+            };
+            if let Ok(text) = self.proc.read(process_id, "cgroup") {
+                name.placement = Placement::parse(&String::from_utf8_lossy(&text));
+            }
+        }
+        if name.placement.cgroup.is_empty()
+            && cgroup > 1
+            && let Some(path) = self.cgroup(cgroup, now_ns)
+        {
+            name.placement = Placement::parse(&format!("0::{path}\n"));
+        }
+        name
+    }
+
     /// Name and the first word of the command line; empty when it is gone.
     fn process(&self, pid: u32) -> String {
         let comm = self.proc.read(pid, "comm").unwrap_or_default();
@@ -193,6 +219,21 @@ mod tests {
         let name = Names::new(proc).of(&culprit(Origin::Process, 600, 0), 0);
         assert_eq!(name.process, "fio (/usr/bin/fio)");
         assert_eq!(name.placement.container_id, CONTAINER);
+    }
+
+    #[test]
+    fn asked_quickly_a_process_is_named_by_its_program() {
+        let (root, proc, _) = recorded("cgroup2", "rw");
+        let process = root.path().join("600");
+        std::fs::create_dir(&process).expect("made");
+        std::fs::write(process.join("comm"), "fio\n").expect("written");
+        std::fs::write(process.join("cgroup"), format!("0::/kubepods/pod1/{CONTAINER}\n")).expect("written");
+        let mut names = Names::new(proc);
+        assert_eq!(names.quick(600, 0, 0).process, "fio");
+        std::os::unix::fs::symlink("/usr/bin/fio", process.join("exe")).expect("linked");
+        let name = names.quick(600, 0, 0);
+        assert_eq!((name.process.as_str(), name.placement.container_id.as_str()), ("fio (/usr/bin/fio)", CONTAINER));
+        assert_eq!(names.quick(601, 0, 0), CulpritName::default(), "gone");
     }
 
     #[test]

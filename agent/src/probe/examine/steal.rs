@@ -11,8 +11,10 @@ const KEPT: usize = 16;
 /// A sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
-    /// Time of all CPUs since boot.
+    /// Time of all CPUs since boot that the hypervisor gave to others.
     pub stolen_ns: u64,
+    /// Time of all CPUs since boot without work, waiting for disks included.
+    pub idle_ns: u64,
     /// CPUs.
     pub cpus: u64,
 }
@@ -50,9 +52,15 @@ impl Steal {
 fn parse(text: &str) -> Option<Sample> {
     let mut lines = text.lines();
     let all = lines.next()?.strip_prefix("cpu ")?;
-    let ticks: u64 = all.split_ascii_whitespace().nth(7)?.parse().ok()?;
+    let mut fields = all.split_ascii_whitespace().map(str::parse::<u64>);
+    let mut ns_at = |skipped: usize| {
+        let ticks = fields.nth(skipped)?.ok()?;
+        Some(ticks.saturating_mul(1_000_000_000 / TICKS_PER_SECOND))
+    };
+    // user, nice, system, idle, iowait, irq, softirq, steal (proc_stat(5)).
+    let (idle_ns, waiting_ns, stolen_ns) = (ns_at(3)?, ns_at(0)?, ns_at(2)?);
     let cpus = lines.take_while(|line| line.starts_with("cpu")).count() as u64;
-    Some(Sample { stolen_ns: ticks.saturating_mul(1_000_000_000 / TICKS_PER_SECOND), cpus })
+    Some(Sample { stolen_ns, idle_ns: idle_ns.saturating_add(waiting_ns), cpus })
 }
 
 /// A sample of now.
@@ -65,7 +73,7 @@ mod tests {
     use super::*;
 
     const fn sample(stolen_ns: u64) -> Sample {
-        Sample { stolen_ns, cpus: 2 }
+        Sample { stolen_ns, idle_ns: 0, cpus: 2 }
     }
 
     #[test]
@@ -90,7 +98,7 @@ mod tests {
         steal.note(1_000, sample(0));
         steal.note(2_000, sample(u64::MAX));
         assert_eq!(steal.during(1_000, 2_000), Some(1_000), "not more than the span");
-        steal.note(3_000, Sample { stolen_ns: 0, cpus: 0 });
+        steal.note(3_000, Sample { stolen_ns: 0, idle_ns: 0, cpus: 0 });
         assert_eq!(steal.during(2_000, 3_000), Some(0));
         assert_eq!(steal.during(2_000, 2_000), None, "no time between the samples");
     }
@@ -107,7 +115,7 @@ mod tests {
     fn the_kernels_page_is_read() {
         let text =
             "cpu  1 2 3 4 5 6 7 8 9 10\ncpu0 1 2 3 4 5 6 7 8 9 10\ncpu1 1 2 3 4 5 6 7 8 9 10\nintr 5\n";
-        assert_eq!(parse(text), Some(Sample { stolen_ns: 80_000_000, cpus: 2 }));
+        assert_eq!(parse(text), Some(Sample { stolen_ns: 80_000_000, idle_ns: 90_000_000, cpus: 2 }));
         for garbage in ["", "cpu", "cpu  1 2 3", "cpu  1 2 3 4 5 6 7 x", "intr 1"] {
             assert_eq!(parse(garbage), None, "{garbage:?}");
         }

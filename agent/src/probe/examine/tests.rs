@@ -53,7 +53,7 @@ fn received(notes: &mut mpsc::Receiver<Note>) -> Vec<Fact> {
 
 fn examined(evidence: Evidence) -> SlowSync {
     let (sender, mut notes) = mpsc::channel(RESERVE + 8);
-    let examiner = Examiner::start(ProcFs::new("/proc"), sender).expect("started");
+    let examiner = Examiner::start(ProcFs::new("/proc"), sender, Beside::default()).expect("started");
     examiner.take(Case { syncs: vec![held()], evidence }).expect("room");
     let mut facts = received(&mut notes);
     let Some(Fact::SlowSync(fact)) = facts.pop().filter(|_| facts.is_empty()) else { panic!("{facts:?}") };
@@ -113,7 +113,7 @@ fn evidence_that_begins_after_the_sync_is_marked() {
 fn when_the_hub_has_no_room_the_syncs_are_a_loss() {
     let (sender, mut notes) = mpsc::channel(RESERVE);
     let room = sender.clone();
-    let examiner = Examiner::start(ProcFs::new("/proc"), sender).expect("started");
+    let examiner = Examiner::start(ProcFs::new("/proc"), sender, Beside::default()).expect("started");
     // One slot less than the reserve.
     room.try_send(Note::Restored("x")).expect("room");
     examiner.take(Case { syncs: vec![held(), held()], evidence: Evidence::default() }).expect("room");
@@ -129,7 +129,7 @@ fn when_the_hub_has_no_room_the_syncs_are_a_loss() {
 #[test]
 fn an_examiner_that_is_behind_gives_syncs_back() {
     let (sender, notes) = mpsc::channel(RESERVE);
-    let examiner = Examiner::start(ProcFs::new("/proc"), sender).expect("started");
+    let examiner = Examiner::start(ProcFs::new("/proc"), sender, Beside::default()).expect("started");
     let much = Evidence { requests: vec![Request::default(); 1_000_000], ..Evidence::default() };
     examiner.take(Case { syncs: vec![held(); 100], evidence: much }).expect("room");
     let one = || Case { syncs: vec![held()], evidence: Evidence::default() };
