@@ -9,9 +9,7 @@ use etcdmon_agent_ebpf::{
     commit::{COMMITS as COMMITS_ENTRIES, CommitRecord},
     failure::{FAILURES as FAILURES_ENTRIES, Failure},
     loss::Loss,
-    metadata::{
-        JOURNALS as JOURNALS_ENTRIES, METADATA as METADATA_ENTRIES, MetadataTotals, MetadataUser,
-    },
+    metadata::{JOURNALS as JOURNALS_ENTRIES, METADATA as METADATA_ENTRIES, MetadataTotals, MetadataUser},
     request::{
         DEVICES as DEVICES_ENTRIES, Device, Heads, Queue, REQUESTS as REQUESTS_ENTRIES, RequestRecord,
     },

@@ -5,9 +5,16 @@ pub const SIGNALS: usize = 64;
 
 /// Signals that have a record, as a set of bits by number: those that stop, continue or end a process. The numbers are the
 /// same on x86-64 and arm64. Go sends itself SIGURG (23) thousands of times a second: it must cost nothing.
-pub const RECORDED: u64 =
-    1 << INT | 1 << QUIT | 1 << ABRT | 1 << KILL | 1 << TERM | 1 << CONT | 1 << STOP | 1 << TSTP | 1 << TTIN
-        | 1 << TTOU;
+pub const RECORDED: u64 = 1 << INT
+    | 1 << QUIT
+    | 1 << ABRT
+    | 1 << KILL
+    | 1 << TERM
+    | 1 << CONT
+    | 1 << STOP
+    | 1 << TSTP
+    | 1 << TTIN
+    | 1 << TTOU;
 
 const INT: u32 = 2;
 const QUIT: u32 = 3;

@@ -267,7 +267,13 @@ impl Probes {
             metadata,
             records: Mutex::new(Some(Records::new(ring, log))),
             programs: Mutex::new(programs),
-            state: Mutex::new(State { targets, watches: Vec::new(), degraded, signals_off: None, slot_open: None }),
+            state: Mutex::new(State {
+                targets,
+                watches: Vec::new(),
+                degraded,
+                signals_off: None,
+                slot_open: None,
+            }),
         })
     }
 

@@ -202,9 +202,11 @@ impl Vitals {
         self.beside.journals.tick(now.mono_ns);
         let node = Node {
             times: steal::read(&self.proc),
-            failures: self.probes.as_ref().filter(|probes| probes.sees_requests()).map(|probes| {
-                probes.request_failures()
-            }),
+            failures: self
+                .probes
+                .as_ref()
+                .filter(|probes| probes.sees_requests())
+                .map(|probes| probes.request_failures()),
             sees_signals: self.probes.as_ref().is_some_and(|probes| probes.sees_signals()),
         };
         let mut waits_for_cpu = false;
@@ -230,7 +232,8 @@ impl Vitals {
 
     /// The next one says the same and more, so one that finds no room is no loss.
     fn tell(&self, process: ProcessId, vitals: v1::LiveVitals) {
-        if self.notes.capacity() < RESERVE || self.notes.try_send(Note::Vitals(process, Box::new(vitals))).is_err()
+        if self.notes.capacity() < RESERVE
+            || self.notes.try_send(Note::Vitals(process, Box::new(vitals))).is_err()
         {
             tracing::debug!("vitals found no room");
         }

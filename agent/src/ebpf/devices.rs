@@ -178,7 +178,8 @@ impl Devices {
 
     pub fn failures(&self) -> Vec<RequestFailures> {
         let tables = lock(&self.tables);
-        let all: StdHashMap<_, _> = tables.failures.iter().take(2 * FAILURES).filter_map(Result::ok).collect();
+        let all: StdHashMap<_, _> =
+            tables.failures.iter().take(2 * FAILURES).filter_map(Result::ok).collect();
         let failures = |(words, count)| {
             let (device, errno) = evidence::failure(words);
             RequestFailures { device, errno: -errno, count }

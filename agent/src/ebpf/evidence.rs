@@ -198,7 +198,8 @@ mod tests {
         assert_eq!(of(3), -libc::ENOSPC);
         assert_eq!(of(7), -libc::ENODATA);
         assert_eq!(of(99), -libc::EIO);
-        let failure_of = |error: i32| failure(u64::from(7_u32 << 20) | u64::from(error.cast_unsigned()) << 32);
+        let failure_of =
+            |error: i32| failure(u64::from(7_u32 << 20) | u64::from(error.cast_unsigned()) << 32);
         assert_eq!(failure_of(-5), (7 << 20, -libc::EIO));
         assert_eq!(failure_of(10), (7 << 20, -libc::EIO));
     }

@@ -82,7 +82,8 @@ impl Metadata {
     pub fn usage(&self) -> Vec<MetadataUsage> {
         let tables = lock(&self.tables);
         // The hash changes meanwhile: the kernel may begin anew, so that one comes twice.
-        let all: StdHashMap<_, _> = tables.metadata.iter().take(2 * METADATA).filter_map(Result::ok).collect();
+        let all: StdHashMap<_, _> =
+            tables.metadata.iter().take(2 * METADATA).filter_map(Result::ok).collect();
         all.into_iter().map(|(user, totals)| usage(user, totals)).collect()
     }
 }
@@ -93,7 +94,8 @@ impl Tables {
         for filesystem in watched.iter().filter(|filesystem| !filesystems.contains(filesystem)) {
             self.journals.remove(filesystem)?;
         }
-        for filesystem in filesystems.iter().filter(|filesystem| !watched.contains(filesystem)).take(JOURNALS) {
+        for filesystem in filesystems.iter().filter(|filesystem| !watched.contains(filesystem)).take(JOURNALS)
+        {
             self.journals.insert(filesystem, 1_u32, 0)?;
         }
         if filesystems.is_empty() {

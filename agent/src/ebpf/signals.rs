@@ -88,7 +88,16 @@ mod tests {
 
     fn words(flags: u32, result: u32) -> SignalWords {
         let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-        [1, 5_000, 44, pair(700, 600), pair(19, flags), pair(result, 0), u64::from_ne_bytes(*b"bash\0\0\0\0"), 0]
+        [
+            1,
+            5_000,
+            44,
+            pair(700, 600),
+            pair(19, flags),
+            pair(result, 0),
+            u64::from_ne_bytes(*b"bash\0\0\0\0"),
+            0,
+        ]
     }
 
     #[test]

@@ -152,12 +152,7 @@ fn compare(before: &Look, now: &Look) -> Vec<User> {
         };
         let a_second = u128::from(ticks * TICK_NS) * 1_000_000_000 / between_ns;
         let on_cpu_ns = u64::try_from(a_second).unwrap_or(u64::MAX);
-        let user = || User {
-            process_id: *pid,
-            comm: stat.comm.clone(),
-            on_cpu_ns,
-            threads: stat.threads,
-        };
+        let user = || User { process_id: *pid, comm: stat.comm.clone(), on_cpu_ns, threads: stat.threads };
         (on_cpu_ns >= LEAST_NS).then(user)
     };
     let mut users: Vec<User> = now.processes.iter().filter_map(used).collect();
@@ -214,7 +209,8 @@ mod tests {
             start_ticks: 12_345,
         };
         assert_eq!(parse(text), Some(expected));
-        for garbage in ["", "1", "1 (x", "1 )x( S", "1 (x) S 1 2 3", "1 (x) S a b c d e f g h i j k l m n o p q r"]
+        for garbage in
+            ["", "1", "1 (x", "1 )x( S", "1 (x) S 1 2 3", "1 (x) S a b c d e f g h i j k l m n o p q r"]
         {
             assert_eq!(parse(garbage), None, "{garbage:?}");
         }

@@ -125,10 +125,7 @@ fn mount_ids(proc: &ProcFs, pid: u32, number: Number) -> HashSet<String> {
     let text = proc.read(pid, "mountinfo").unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let is_there = |line: &&str| Mount::parse(line).is_some_and(|mount| mount.number == number);
-    text.lines()
-        .filter(is_there)
-        .filter_map(|line| Some(line.split_once(' ')?.0.to_owned()))
-        .collect()
+    text.lines().filter(is_there).filter_map(|line| Some(line.split_once(' ')?.0.to_owned())).collect()
 }
 
 fn take_files(
@@ -279,7 +276,9 @@ mod tests {
         let found = fillers.look(number, 2);
         let own = found.iter().find(|one| one.process_id == std::process::id());
         let Some(own) = own else {
-            println!("skipped: the mounts of this filesystem have another number, or descriptors are hidden: {found:?}");
+            println!(
+                "skipped: the mounts of this filesystem have another number, or descriptors are hidden: {found:?}"
+            );
             return;
         };
         assert!(own.bytes >= 8 << 20 && own.is_certain, "{found:?}");

@@ -237,7 +237,8 @@ impl Member {
         now: Reading,
     ) -> v1::LiveVitals {
         let room = (self.room.at_ns > 0).then_some(&self.room);
-        let cpu_users = if self.waits_for_cpu { self.cpu_users(asked.cpu_users, names, now) } else { Vec::new() };
+        let cpu_users =
+            if self.waits_for_cpu { self.cpu_users(asked.cpu_users, names, now) } else { Vec::new() };
         self.shown = v1::LiveVitals {
             on_cpu_ns_total: self.totals.map(|totals| totals.on_cpu_ns),
             run_delay_ns_total: self.totals.map(|totals| totals.run_delay_ns),

@@ -73,9 +73,8 @@ impl Quota {
     /// Looks where the process is and which groups have a quota.
     fn look(&mut self, proc: &ProcFs, pid: u32, now_ns: u64) {
         let Ok(text) = proc.read(pid, "cgroup") else { return };
-        let is_known = |(known, at_ns): &(Vec<u8>, u64)| {
-            *known == text && now_ns.saturating_sub(*at_ns) < GROUPS_FOR_NS
-        };
+        let is_known =
+            |(known, at_ns): &(Vec<u8>, u64)| *known == text && now_ns.saturating_sub(*at_ns) < GROUPS_FOR_NS;
         if !self.known.as_ref().is_some_and(is_known) {
             self.find(proc, pid, &text);
             self.known = Some((text, now_ns));
@@ -104,10 +103,10 @@ impl Quota {
         let mut before = std::mem::take(&mut self.levels);
         for level in chain.into_iter().flat_map(|chain| chain.levels) {
             let known = before.iter().position(|known| known.directory == level.directory);
-            let level = known.map_or(
-                Level { directory: level.directory, is_limited: false, last: None },
-                |place| before.swap_remove(place),
-            );
+            let level = known
+                .map_or(Level { directory: level.directory, is_limited: false, last: None }, |place| {
+                    before.swap_remove(place)
+                });
             self.levels.push(level);
         }
         if let Some(version) = self.version {

@@ -65,7 +65,8 @@ impl Stops {
                     && at_ns.saturating_sub(since_ns) < STRIKES_WITHIN_NS;
                 if !may_still_strike {
                     self.since_ns = None;
-                    let end_ns = if by_signals { self.seen_until_ns } else { middle_ns.max(self.seen_until_ns) };
+                    let end_ns =
+                        if by_signals { self.seen_until_ns } else { middle_ns.max(self.seen_until_ns) };
                     self.end(since_ns, end_ns);
                 }
             }

@@ -55,7 +55,8 @@ fn a_process_is_looked_at_every_second_and_a_stop_is_seen_by_its_state() {
     let handle = start(proc, None, sender, Beside::default()).expect("started");
     let id = process.id;
     handle.add(process);
-    let whole = |vitals: &v1::LiveVitals| vitals.on_cpu_ns_total.is_some() && vitals.disk_size_bytes.is_some();
+    let whole =
+        |vitals: &v1::LiveVitals| vitals.on_cpu_ns_total.is_some() && vitals.disk_size_bytes.is_some();
     let first = vitals_until(&mut notes, whole);
     assert!(first.disk_size_bytes >= first.disk_free_bytes && first.node_cpus > 0, "{first:?}");
     assert_eq!((first.io_errors_total, first.sync_errors_total), (None, None), "there are no probes");

@@ -5,6 +5,9 @@
 
 mod adverse;
 mod boot;
+#[path = "../probes/disk.rs"]
+#[expect(dead_code, reason = "shared with the tests of the probes")]
+mod disk;
 mod flight;
 mod journal;
 mod links;

@@ -29,15 +29,20 @@ fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
 impl Disk {
     /// Makes and mounts one, with etcd's directories on it.
     pub fn new(kind: Kind) -> Result<Self, String> {
-        Self::of(kind, "1g")
+        Self::of(kind, Some("1g"))
+    }
+
+    /// One whose file is not in memory but where temporary files are: as slow as that.
+    pub fn on_disk(kind: Kind) -> Result<Self, String> {
+        Self::of(kind, None)
     }
 
     /// One whose device fails when some 100 MiB of it are written.
     pub fn failing(kind: Kind) -> Result<Self, String> {
-        Self::of(kind, "128m")
+        Self::of(kind, Some("128m"))
     }
 
-    fn of(kind: Kind, room: &str) -> Result<Self, String> {
+    fn of(kind: Kind, room: Option<&str>) -> Result<Self, String> {
         let place = tempfile::Builder::new()
             .prefix("etcdmon-probes-")
             .tempdir()
@@ -46,11 +51,13 @@ impl Disk {
         disk.set_up(kind, room)
     }
 
-    fn set_up(mut self, kind: Kind, room: &str) -> Result<Self, String> {
+    fn set_up(mut self, kind: Kind, room: Option<&str>) -> Result<Self, String> {
         let memory = self.place.path().join("memory");
         std::fs::create_dir(&memory).map_err(|error| error.to_string())?;
         let memory_path = memory.to_str().expect("made of ASCII");
-        run("mount", &["-t", "tmpfs", "-o", &format!("size={room}"), "none", memory_path])?;
+        if let Some(room) = room {
+            run("mount", &["-t", "tmpfs", "-o", &format!("size={room}"), "none", memory_path])?;
+        }
         let image = memory.join("image");
         // The least that mkfs.xfs takes.
         const BYTES: u64 = 320 << 20;

@@ -68,7 +68,10 @@ fn signals_that_stop_continue_and_end_a_process_name_their_sender() {
     assert!(stopped >= Duration::from_millis(30) && stopped <= stopped_at_most, "{stopped:?}");
     // It ignores nothing, so this is its end.
     send(writer.pid(), libc::SIGKILL);
-    assert_eq!(signals(&probes, &mut position).iter().map(|one| one.signal).collect::<Vec<_>>(), [libc::SIGKILL]);
+    assert_eq!(
+        signals(&probes, &mut position).iter().map(|one| one.signal).collect::<Vec<_>>(),
+        [libc::SIGKILL]
+    );
     assert_eq!(probes.losses(), []);
 }
 
@@ -123,7 +126,8 @@ fn who_changes_metadata_is_told_on_demand_and_of_that_filesystem_alone() {
     let usage = probes.metadata_usage();
     eprintln!("{usage:?}");
     let (handles, blocks) = of_process(&usage, &disk, std::process::id());
-    assert!(handles >= 400 && blocks >= 400, "{handles} handles, {blocks} blocks");
+    // A block that the running transaction has already is not dirtied anew: at least each directory's own is.
+    assert!(handles >= 400 && blocks >= 200, "{handles} handles, {blocks} blocks");
     let (of_writer, _) = of_process(&usage, &disk, writer.pid());
     assert!(of_writer > 0 && of_writer < 100, "{of_writer}");
     let own = std::fs::read_to_string("/proc/thread-self/comm").expect("own");

@@ -232,7 +232,10 @@ mod tests {
         assert_eq!(names.quick(600, 0, 0).process, "fio");
         std::os::unix::fs::symlink("/usr/bin/fio", process.join("exe")).expect("linked");
         let name = names.quick(600, 0, 0);
-        assert_eq!((name.process.as_str(), name.placement.container_id.as_str()), ("fio (/usr/bin/fio)", CONTAINER));
+        assert_eq!(
+            (name.process.as_str(), name.placement.container_id.as_str()),
+            ("fio (/usr/bin/fio)", CONTAINER)
+        );
         assert_eq!(names.quick(601, 0, 0), CulpritName::default(), "gone");
     }
 

@@ -136,7 +136,8 @@ fn a_stop_is_measured_between_two_samples_and_its_sender_named() {
     let mut names = Names::new(recorded.proc.clone());
     let sender = recorded.root.path().join("600");
     std::fs::create_dir(&sender).expect("made");
-    std::fs::write(sender.join("stat"), "600 (bash) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 9 0 0").expect("written");
+    std::fs::write(sender.join("stat"), "600 (bash) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 9 0 0")
+        .expect("written");
     std::fs::write(sender.join("comm"), "bash\n").expect("written");
     std::fs::write(sender.join("cgroup"), "0::/lab\n").expect("written");
     // Long after the begin of the sender, as this machine's clocks have it.
