@@ -287,7 +287,9 @@ fn annotations(evaluation: &Evaluation, evidence: &Labels) -> Labels {
     let cluster_id = evaluation.labels.get("cluster_id").map_or("", String::as_str);
     let mut all = evidence.clone();
     all.insert("summary".to_owned(), evaluation.rule.summary.clone());
-    all.insert("next_step".to_owned(), evaluation.rule.next_step.replace("{cluster_id}", cluster_id));
+    // Evidence that knows the cause knows a better next step than the rule.
+    all.entry("next_step".to_owned())
+        .or_insert_with(|| evaluation.rule.next_step.replace("{cluster_id}", cluster_id));
     all
 }
 

@@ -28,6 +28,7 @@ use crate::view::View;
 mod access;
 mod agentless;
 mod clusters;
+mod diagnoses;
 mod enrolment;
 mod events;
 mod extract;
@@ -100,6 +101,7 @@ pub struct Parts {
     tags(
         (name = "clusters", description = "Clusters, members and leaders now"),
         (name = "telemetry", description = "What was stored, by time range; the last hour unless asked otherwise"),
+        (name = "diagnoses", description = "Why members are or were slow, and who did it"),
         (name = "alerts", description = "Alerts now and of the last day"),
         (name = "agentless", description = "Clusters that are watched without agents"),
         (name = "enrolment", description = "How agents come by their certificates, and lose them"),
@@ -135,6 +137,8 @@ fn routes() -> OpenApiRouter<Context> {
         .routes(routes!(telemetry::latency))
         .routes(routes!(telemetry::ledger))
         .routes(routes!(events::events))
+        .routes(routes!(diagnoses::diagnoses))
+        .routes(routes!(diagnoses::diagnosis))
 }
 
 /// The OpenAPI description.

@@ -187,6 +187,11 @@ impl Model {
         self.agents.iter().map(|(id, agent)| (*id, agent))
     }
 
+    /// One agent.
+    pub fn agent(&self, id: Uuid) -> Option<&Agent> {
+        self.agents.get(&id)
+    }
+
     /// What was wrong with messages since the process began.
     pub const fn faults(&self) -> Faults {
         self.faults

@@ -11,10 +11,12 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::alert::{Alert, Alerts, Fingerprint};
 use crate::clock::{At, Clock};
 use crate::cluster::{LiveMessage, Model};
+use crate::diagnosis::{Incidents, Watch};
 use crate::expose::Deliveries;
 use crate::ingest::LiveFact;
 use crate::notify::outbox::{Order, Outcome, OutcomeKind};
@@ -24,6 +26,7 @@ use crate::rule::{Labels, Profile, evaluate};
 use crate::state::{Change, Expected, State, StateError, kind, log};
 use crate::view::View;
 
+mod carry;
 mod keep;
 
 use keep::Keeper;
@@ -61,6 +64,7 @@ pub struct Evaluation {
     parts: Parts,
     model: Model,
     alerts: Alerts,
+    diagnoses: Watch,
     notices: Notices,
     keeper: Keeper,
 }
@@ -81,8 +85,15 @@ impl Evaluation {
                 }
             }
         }
+        let mut incidents = Incidents::default();
+        for entity in parts.state.list(kind::DIAGNOSIS).await? {
+            if let Err(error) = incidents.restore(parts.clock.now(), offset_ns, &entity.json) {
+                tracing::warn!(diagnosis = entity.id, %error, "diagnosis in the state does not parse, skipped");
+            }
+        }
+        let diagnoses = Watch::new(incidents);
         let notices = Notices::restore(&parts.state.list(kind::NOTICE).await?, offset_ns);
-        Ok(Self { parts, model: Model::default(), alerts, notices, keeper: Keeper::default() })
+        Ok(Self { parts, model: Model::default(), alerts, diagnoses, notices, keeper: Keeper::default() })
     }
 
     /// Evaluates until `end` is cancelled.
@@ -146,6 +157,7 @@ impl Evaluation {
     async fn tick(&mut self) {
         let at = self.parts.clock.now();
         self.model.tick(at);
+        self.diagnose(at);
         self.evaluate(at);
         let plan = self.notices.plan(Situation {
             at,
@@ -155,8 +167,9 @@ impl Evaluation {
             receivers: &self.parts.receivers,
             external_url: &self.parts.external_url,
         });
-        let view =
-            View::make(at, self.parts.clock.offset_ns(), &self.model, &self.parts.registry, &self.alerts);
+        let offset_ns = self.parts.clock.offset_ns();
+        let diagnoses = self.diagnoses.shown(offset_ns);
+        let view = View::make(at, offset_ns, &self.model, &self.parts.registry, &self.alerts, diagnoses);
         self.parts.view.send_replace(Arc::new(view));
         self.parts.registry.take_unsaved().into_iter().for_each(|change| self.keeper.keep(change));
         plan.changes.into_iter().for_each(|change| self.keeper.keep(change));
@@ -168,10 +181,35 @@ impl Evaluation {
         }
     }
 
+    fn diagnose(&mut self, at: At) {
+        let offset_ns = self.parts.clock.offset_ns();
+        let step = self.diagnoses.step(at, offset_ns, &self.model, &mut Uuid::new_v4);
+        for ((cluster, member), cause, summary) in step.opened {
+            let (cause, member) = (cause.name(), crate::view::hex(member));
+            tracing::info!(%cluster, member, cause, summary, "diagnosis opened");
+        }
+        for ((cluster, member), cause) in step.closed {
+            let (cause, member) = (cause.name(), crate::view::hex(member));
+            tracing::info!(%cluster, member, cause, "diagnosis closed");
+        }
+        for (id, json) in step.written {
+            let (id, expected) = (id.to_string(), Expected::Anything);
+            self.keeper.keep(Change::Put { kind: kind::DIAGNOSIS, id, expected, json });
+        }
+        for id in step.removed {
+            self.keeper.keep(Change::Delete { kind: kind::DIAGNOSIS, id: id.to_string() });
+        }
+    }
+
     fn evaluate(&mut self, at: At) {
-        let evaluations = evaluate(at, &self.model, &self.parts.profile.rules, &self.parts.registry);
+        let mut evaluations = evaluate(at, &self.model, &self.parts.profile.rules, &self.parts.registry);
+        let carry = carry::Carry { at, diagnoses: &self.diagnoses, external_url: &self.parts.external_url };
+        let news = carry.add(&mut evaluations, &self.alerts);
         let (model, profile) = (&self.model, &self.parts.profile);
         let step = self.alerts.step(at, &evaluations, &|labels| gone(at, model, profile, labels));
+        for id in news {
+            self.keep_alert(id);
+        }
         for (id, state) in &step.changed {
             self.keep_alert(*id);
             let Some(alert) = self.alerts.get(*id) else { continue };

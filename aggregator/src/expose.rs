@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::watch;
 
+use crate::diagnosis::Cause;
 use crate::engine::Facts;
 use crate::enrol;
 use crate::ingest;
@@ -339,6 +340,17 @@ impl Sources {
             }
         }
         let values = alerts.iter().map(|(label, count)| (label.as_slice(), *count));
-        writer.gauges("alerts", "Alerts by state and severity", values)
+        writer.gauges("alerts", "Alerts by state and severity", values)?;
+        let open = Cause::ALL.map(|cause| {
+            let count = view.diagnoses.open().filter(|diagnosis| diagnosis.cause == cause).count();
+            ([("cause", cause.name())], count as u64)
+        });
+        let values = open.iter().map(|(label, count)| (label.as_slice(), *count));
+        writer.gauges("diagnoses_open", "Diagnoses that are open, by cause", values)?;
+        writer.counter(
+            "diagnoses_refused",
+            "Diagnoses that were not opened because there were too many",
+            view.diagnoses.refused(),
+        )
     }
 }

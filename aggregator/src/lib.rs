@@ -2,8 +2,8 @@
 //!
 //! One data path, read from left to right: [`ingest`] takes batches from agents, [`store`] writes them to ClickHouse
 //! exactly once, [`query`] is the only reader of the tables. [`engine`] is the embedded ClickHouse. Beside it the live
-//! path, which needs no ClickHouse: [`ingest`] → [`cluster`] (the model) → [`rule`] → [`alert`] → [`notify`], driven by
-//! [`evaluate`] and kept in [`state`]. [`api`] shows both. [`agentless`] feeds both with clusters where no agent may run.
+//! path, which needs no ClickHouse: [`ingest`] → [`cluster`] (the model) → [`diagnosis`] and [`rule`] → [`alert`] → [`notify`],
+//! driven by [`evaluate`] and kept in [`state`]. [`api`] shows both. [`agentless`] feeds both with clusters where no agent may run.
 
 pub mod admin;
 pub mod agentless;
@@ -13,6 +13,7 @@ pub mod api;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod diagnosis;
 pub mod engine;
 pub mod enrol;
 pub mod evaluate;

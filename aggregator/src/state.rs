@@ -20,6 +20,8 @@ pub mod kind {
     pub const CLUSTER: &str = "cluster";
     /// An alert; id = its fingerprint.
     pub const ALERT: &str = "alert";
+    /// A diagnosis; id = its UUID.
+    pub const DIAGNOSIS: &str = "diagnosis";
     /// A cluster that is watched without agents, made over the API; id = its name.
     pub const AGENTLESS: &str = "agentless";
     /// What a receiver was told of a group of alerts; id = receiver and group key.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::alert::{Alerts, State};
 use crate::clock::At;
 use crate::cluster::{Cluster, Faults, Health, Leaderless, Member, Model};
+use crate::diagnosis::{OpenDiagnosis, Shown};
 use crate::registry::Registry;
 
 /// Everything at one moment.
@@ -24,6 +25,8 @@ pub struct View {
     pub agents: Vec<AgentView>,
     /// Alerts: firing first, then by time, newest first.
     pub alerts: Vec<AlertView>,
+    /// Why members are or were slow.
+    pub diagnoses: Shown,
     /// What was wrong with live messages since the process began.
     pub faults: Faults,
     /// Live messages that never arrived, over all agents.
@@ -58,6 +61,9 @@ pub struct ClusterSummary {
     pub state: String,
     /// Last live message about any of its members; null when there was none since the aggregator began.
     pub last_seen: Option<DateTime<Utc>>,
+    /// Diagnoses of its members that are open.
+    #[serde(default)]
+    pub diagnoses: Vec<OpenDiagnosis>,
 }
 
 /// Who leads.
@@ -167,6 +173,9 @@ pub struct MemberView {
     pub data_dir: String,
     /// Why it does not start or serve; null while it does, or nobody knows.
     pub boot_failure: Option<BootFailureView>,
+    /// Diagnoses that are open: why it is slow, and who does it.
+    #[serde(default)]
+    pub diagnoses: Vec<OpenDiagnosis>,
 }
 
 /// Why an etcd does not start or serve.
@@ -263,12 +272,20 @@ struct Maker<'a> {
     at: At,
     offset_ns: i64,
     model: &'a Model,
+    diagnoses: &'a Shown,
 }
 
 impl View {
     /// Of the model and the alerts at `at`. `offset_ns` is how far the wall clock is ahead of steady time.
-    pub fn make(at: At, offset_ns: i64, model: &Model, registry: &Registry, alerts: &Alerts) -> Self {
-        let maker = Maker { at, offset_ns, model };
+    pub fn make(
+        at: At,
+        offset_ns: i64,
+        model: &Model,
+        registry: &Registry,
+        alerts: &Alerts,
+        diagnoses: Shown,
+    ) -> Self {
+        let maker = Maker { at, offset_ns, model, diagnoses: &diagnoses };
         let agents: Vec<AgentView> = maker.agents();
         Self {
             made_at: at,
@@ -277,6 +294,7 @@ impl View {
             faults: model.faults(),
             live_lost: agents.iter().map(|agent| agent.live_lost).sum(),
             agents,
+            diagnoses,
         }
     }
 }
@@ -297,6 +315,7 @@ impl Maker<'_> {
                 leader: None,
                 state: "unknown".to_owned(),
                 last_seen: None,
+                diagnoses: self.open(entry.cluster),
             };
             (entry.cluster, ClusterView { summary, leader: LeaderView::default(), members: Vec::new() })
         });
@@ -316,6 +335,7 @@ impl Maker<'_> {
             leader: leader.leader.clone(),
             state: self.state(id, cluster, &members).to_owned(),
             last_seen: Some(self.date(cluster.last_seen)),
+            diagnoses: self.open(id),
         };
         ClusterView { summary, leader, members }
     }
@@ -399,7 +419,12 @@ impl Maker<'_> {
             client_urls: member.client_urls.clone(),
             data_dir: identity.data_dir,
             boot_failure: live.boot_failure.map(BootFailureView::from),
+            diagnoses: self.open(cluster).into_iter().filter(|open| open.member == hex(id)).collect(),
         }
+    }
+
+    fn open(&self, cluster: Uuid) -> Vec<OpenDiagnosis> {
+        self.diagnoses.of(cluster).iter().filter(|view| view.is_open()).map(|view| view.brief()).collect()
     }
 
     fn agents(&self) -> Vec<AgentView> {

@@ -50,6 +50,70 @@ async fn a_disk_that_becomes_slow_pages_in_less_than_five_seconds_and_its_end_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slow_member_is_diagnosed_and_its_alert_carries_why_across_a_crash() {
+    let mut program = Program::start(&[]).await;
+    let agent = Agent::connect(&program.ingest, 1, &[Member::quick(1)]).await;
+    agent.for_seconds(4).await;
+    let id = program.get("/api/v1/clusters").await["clusters"][0]["id"].as_str().unwrap().to_owned();
+    let path = format!("/api/v1/clusters/{id}/diagnoses");
+    assert_eq!(program.get(&path).await["diagnoses"], serde_json::json!([]), "calm");
+    agent.change(|members| members[0].slow_beside(4_242));
+    let open = format!("{path}?state=open&member=1");
+    let found = program.eventually(&open, |all| all["diagnoses"][0]["cause"] == "disk_neighbour").await;
+    let diagnosis = found["diagnoses"][0].clone();
+    assert_eq!((&diagnosis["state"], &diagnosis["member"]), (&"open".into(), &"0000000000000001".into()));
+    assert_eq!(
+        (&diagnosis["culprit"]["process_id"], &diagnosis["culprit"]["kind"]),
+        (&4_242.into(), &"process".into())
+    );
+    assert!(
+        diagnosis["summary"].as_str().unwrap().contains("backup (pid 4242) in pod pod-77"),
+        "{diagnosis}"
+    );
+    let one = format!("{path}/{}", diagnosis["id"].as_str().unwrap());
+    assert_eq!(program.get(&one).await["cause"], "disk_neighbour");
+    for summary in [&format!("/api/v1/clusters/{id}"), &format!("/api/v1/clusters/{id}/members")] {
+        let shown = program.get(summary).await;
+        let of_member = &shown["members"][0]["diagnoses"];
+        let briefs = if of_member.is_null() { &shown["diagnoses"] } else { of_member };
+        assert_eq!(briefs[0]["id"], diagnosis["id"], "{shown}");
+    }
+    // The alert fires before the diagnosis opens, and has it afterwards.
+    let carries = |alert: &&Value| {
+        alert["name"] == "EtcdFsyncSlow" && alert["annotations"]["diagnosis_id"] == diagnosis["id"]
+    };
+    let carrying = |all: &Value| all["alerts"].as_array().unwrap().iter().find(carries).cloned();
+    let path_of_alerts = "/api/v1/alerts?state=firing";
+    let alerts = program.eventually(path_of_alerts, |all| carrying(all).is_some()).await;
+    let notes = &carrying(&alerts).unwrap()["annotations"];
+    assert_eq!((&notes["cause"], &notes["diagnosis_state"]), (&"disk_neighbour".into(), &"open".into()));
+    assert!(notes["culprit"].as_str().unwrap().starts_with("backup (pid 4242)"), "{notes}");
+    assert!(
+        notes["diagnosis_url"].as_str().unwrap().ends_with(&one) && !notes["next_step"].is_null(),
+        "{notes}"
+    );
+    let metrics = program.text("/metrics").await;
+    assert!(metrics.contains("etcdmon_aggregator_diagnoses_open{cause=\"disk_neighbour\"} 1"), "{metrics}");
+    for (bad, status) in [
+        (format!("{path}?state=done"), 400),
+        (format!("{path}/{}", uuid::Uuid::nil()), 404),
+        (format!("{path}/nonsense"), 404),
+        ("/api/v1/clusters/none/diagnoses".to_owned(), 404),
+    ] {
+        assert_eq!(program.ask(&bad).await.0, status, "{bad}");
+    }
+    program.kill_and_restart().await;
+    assert_eq!(program.get(&open).await["diagnoses"][0]["id"], diagnosis["id"], "kept");
+    drop(agent);
+    let agent = Agent::connect(&program.ingest, 1, &[Member::quick(1)]).await;
+    let closed = program.eventually(&one, |one| one["state"] == "closed").await;
+    assert!(!closed["closed_at"].is_null() && closed["culprit"] == diagnosis["culprit"], "{closed}");
+    assert_eq!(program.get(&open).await["diagnoses"], serde_json::json!([]));
+    drop(agent);
+    program.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_process_pages_and_a_silent_agent_makes_it_unknown() {
     let receiver = Receiver::start().await;
     let program = Program::start(&["--alert-webhook", &receiver.url()]).await;

@@ -5,6 +5,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
@@ -38,11 +39,16 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
 /// The cluster that the path names, by UUID, etcd cluster id or name.
 pub struct Cluster(pub ClusterView);
 
+#[derive(Deserialize)]
+struct Named {
+    cluster: String,
+}
+
 impl FromRequestParts<Context> for Cluster {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, context: &Context) -> Result<Self, Problem> {
-        let Path(named) = Path::<String>::from_request_parts(parts, context)
+        let Path(Named { cluster: named }) = Path::<Named>::from_request_parts(parts, context)
             .await
             .map_err(|rejection| bad(rejection.body_text()))?;
         let view = context.shared.view.borrow().clone();
@@ -113,7 +119,8 @@ pub fn range(from: Option<&str>, to: Option<&str>, now: DateTime<Utc>) -> Result
     Ok(TimeRange { from, to })
 }
 
-fn time(name: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, Problem> {
+/// A point of time that may be left out.
+pub fn time(name: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, Problem> {
     let Some(text) = text else { return Ok(None) };
     // A plus sign that was not percent-encoded arrives as a space.
     let time =

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use etcdmon_proto::v1::LiveSignal;
 use uuid::Uuid;
 
 use super::evidence::span;
 use super::{Evidence, Labels, Measure, Rule, Signal, SyncLatency};
 use crate::clock::At;
-use crate::cluster::{Cluster, Health, Leaderless, Member, Model, Window};
+use crate::cluster::{Cluster, Health, Leaderless, Member, Model, Report, Window};
 
 /// What a rule says of a subject.
 #[derive(Debug, Clone, PartialEq)]
@@ -178,6 +179,9 @@ impl Subject<'_> {
             if !report.live.scrape_error.is_empty() {
                 evidence = evidence.with("last_error", report.live.scrape_error.clone());
             }
+            if let Some(signal) = ended_by(report) {
+                evidence = evidence.with("ended_by", signal);
+            }
         }
         Verdict::Breached(self.with_margin(self.with_node(evidence, id)))
     }
@@ -254,6 +258,18 @@ impl Subject<'_> {
         let up = voters.filter(|(id, _)| self.health(**id) == Health::Up).count();
         evidence.with("voters_up", format!("{up} of {total}")).with("quorum", (total / 2 + 1).to_string())
     }
+}
+
+/// The signal that ended its process, if one was seen, and who sent it.
+fn ended_by(report: &Report) -> Option<String> {
+    // Those that stop and continue a process (signal(7)) end nothing.
+    let ends = |signal: &&LiveSignal| !matches!(signal.signal, 18..=22);
+    let signals = &report.live.vitals.as_ref().filter(|_| !report.live.running)?.signals;
+    let last = signals.iter().filter(ends).max_by_key(|signal| signal.wall_ns)?;
+    Some(match last.sender_process_id {
+        0 => format!("signal {} of the kernel", last.signal),
+        pid => format!("signal {} of {} (pid {pid})", last.signal, last.sender_comm),
+    })
 }
 
 fn display_name(id: u64, member: &Member) -> String {

@@ -20,19 +20,61 @@ pub struct Member {
     syncs_per_second: u64,
     latency_ns: u64,
     counts: Vec<u64>,
+    /// Process that its slow syncs wait for.
+    neighbour: Option<u32>,
+    slow_syncs: v1::LiveSlowSyncs,
 }
 
 impl Member {
     pub fn quick(id: u64) -> Self {
         let counts = vec![0; etcdmon_histogram::BUCKETS];
-        Self { id, running: true, leader: 1, term: 2, syncs_per_second: 400, latency_ns: 900_000, counts }
+        Self {
+            id,
+            running: true,
+            leader: 1,
+            term: 2,
+            syncs_per_second: 400,
+            latency_ns: 900_000,
+            counts,
+            neighbour: None,
+            slow_syncs: v1::LiveSlowSyncs::default(),
+        }
     }
 
     pub fn slow(&mut self) {
         (self.syncs_per_second, self.latency_ns) = (5, 200_000_000);
     }
 
+    /// Slow, since it waits for the disk that a process uses.
+    pub fn slow_beside(&mut self, process_id: u32) {
+        self.slow();
+        self.neighbour = Some(process_id);
+    }
+
+    fn wait(&mut self) {
+        let Some(process_id) = self.neighbour else { return };
+        let latency_ns = self.syncs_per_second * self.latency_ns;
+        let slow = &mut self.slow_syncs;
+        slow.examined_total += self.syncs_per_second;
+        slow.latency_ns_total += latency_ns;
+        slow.wait_ns_total += latency_ns;
+        slow.parts_total.get_or_insert_default().device_ns += latency_ns;
+        if slow.culprits.is_empty() {
+            slow.culprits.push(v1::LiveCulprit {
+                origin: v1::CulpritOrigin::Process.into(),
+                certainty: v1::Certainty::High.into(),
+                process_id,
+                process: "backup".to_owned(),
+                pod_uid: "pod-77".to_owned(),
+                ..Default::default()
+            });
+        }
+        slow.culprits[0].wait_ns_total += latency_ns / 10 * 8;
+        slow.culprits[0].bytes_total += 90 << 20;
+    }
+
     fn live(&mut self) -> v1::LiveMember {
+        self.wait();
         if self.running {
             self.counts[etcdmon_histogram::bucket_of(self.latency_ns)] += self.syncs_per_second;
         }
@@ -53,6 +95,7 @@ impl Member {
                 file_class: v1::FileClass::Wal as i32,
                 latency: Some(v1::Histogram::from_counts(&self.counts, 0)),
             }],
+            slow_syncs: Some(self.slow_syncs.clone()),
             ..Default::default()
         }
     }

@@ -93,7 +93,9 @@ pub struct Histograms {
 impl Histograms {
     /// From the entries of all rows, one row after the other, and where each row's end.
     pub fn of(ends: Vec<u64>, buckets: Vec<u16>, counts: Vec<u64>) -> Self {
-        debug_assert!(buckets.len() == counts.len() && ends.last().is_none_or(|end| *end == buckets.len() as u64));
+        debug_assert!(
+            buckets.len() == counts.len() && ends.last().is_none_or(|end| *end == buckets.len() as u64)
+        );
         Self { ends, buckets, counts }
     }
 
@@ -239,7 +241,9 @@ impl Column {
             Self::Time(values) => values.capacity() * 8,
             Self::Text(values) => values.bytes(),
             Self::Long(values) => values.iter().map(|value| value.len() + size_of::<String>()).sum(),
-            Self::Histogram(values) => values.ends.capacity() * 8 + values.counts.capacity() * 8 + values.buckets.capacity() * 2,
+            Self::Histogram(values) => {
+                values.ends.capacity() * 8 + values.counts.capacity() * 8 + values.buckets.capacity() * 2
+            }
         }
     }
 }
