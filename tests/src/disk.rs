@@ -18,7 +18,7 @@ use crate::slow::{Delays, SlowFile};
 use crate::tools;
 
 /// Room for two preallocated WAL segments of 64 MB, a backend and snapshots. The file is sparse.
-const SIZE: u64 = 1 << 30;
+pub const SIZE: u64 = 1 << 30;
 
 /// How long an unmount may find the filesystem busy, such as by a process that looks at /proc.
 const BUSY_LIMIT: Duration = Duration::from_secs(3);
@@ -37,7 +37,9 @@ pub enum Medium {
 /// A mounted disk. Dropping it unmounts and detaches.
 #[derive(Debug)]
 pub struct Disk {
+    medium: Medium,
     mount_point: PathBuf,
+    image: PathBuf,
     mounted: bool,
     device: Option<String>,
     /// Declared last: the filesystem beneath goes after what is on top.
@@ -60,22 +62,66 @@ impl Disk {
     pub fn with_size(directory: &Path, medium: Medium, slow: bool, size: u64) -> Result<Self> {
         let mount_point = directory.join("data");
         fs::create_dir_all(&mount_point).with_context(|| format!("make {}", mount_point.display()))?;
-        let mut disk = Self { mount_point, mounted: false, device: None, slow: None };
+        let image = directory.join("image");
+        let mut disk = Self { medium, mount_point, image, mounted: false, device: None, slow: None };
         if medium == Medium::Directory {
             return Ok(disk);
         }
-        let image = if slow {
+        if slow {
             let fuse = directory.join("fuse");
             fs::create_dir_all(&fuse)?;
-            disk.slow.insert(SlowFile::mount(&fuse, size)?).image().to_owned()
+            disk.image = disk.slow.insert(SlowFile::mount(&fuse, size)?).image().to_owned();
         } else {
-            let image = directory.join("image");
-            File::create(&image)?.set_len(size)?;
-            image
-        };
-        make_filesystem(medium, &image)?;
-        disk.attach(medium, &image)?;
+            File::create(&disk.image)?.set_len(size)?;
+        }
+        make_filesystem(medium, &disk.image)?;
+        disk.attach()?;
         Ok(disk)
+    }
+
+    /// Unmounts and mounts it again, which is what it takes after errors that made the filesystem give up. Nobody may use
+    /// it; its number may be another afterwards.
+    ///
+    /// # Errors
+    /// When it can't be mounted any more, or is a plain directory.
+    pub fn remount(&mut self) -> Result<()> {
+        anyhow::ensure!(self.medium != Medium::Directory, "a plain directory is not mounted");
+        if self.mounted {
+            unmount(&self.mount_point);
+            self.mounted = false;
+            self.wait_detached();
+        }
+        self.attach()
+    }
+
+    /// What it is.
+    pub fn medium(&self) -> Medium {
+        self.medium
+    }
+
+    /// Blocks that an ordinary user may still take, in bytes.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn free_bytes(&self) -> Result<u64> {
+        free_bytes(&self.mount_point).with_context(|| self.mount_point.display().to_string())
+    }
+
+    /// Lets at most about so many bytes wait in memory for this disk, until the guard is dropped: beyond that, and from half
+    /// of it on, the kernel's workers write, as they do for a large disk with proportionally more.
+    ///
+    /// # Errors
+    /// When it has no device of its own, or the kernel has no such limit (before 6.2).
+    pub fn limit_dirty(&self, bytes: u64) -> Result<DirtyLimit> {
+        let directory = Path::new("/sys/class/bdi").join(self.device_number()?);
+        let put = |name: &str, value: &str| {
+            let path = directory.join(name);
+            fs::write(&path, value).with_context(|| format!("write {value} to {}", path.display()))
+        };
+        put("strict_limit", "1")?;
+        let limit = DirtyLimit { directory: directory.clone() };
+        put("max_bytes", &bytes.to_string())?;
+        Ok(limit)
     }
 
     /// Where its files are.
@@ -114,11 +160,11 @@ impl Disk {
         }
     }
 
-    fn attach(&mut self, medium: Medium, image: &Path) -> Result<()> {
+    fn attach(&mut self) -> Result<()> {
         let losetup = tools::system("losetup")?;
-        let device = run(Command::new(&losetup).args(["--find", "--show"]).arg(image))?;
+        let device = run(Command::new(&losetup).args(["--find", "--show"]).arg(&self.image))?;
         self.device = Some(device.clone());
-        let mounted = mount(&device, &self.mount_point, medium);
+        let mounted = mount(&device, &self.mount_point, self.medium);
         // On a busy device this means "when it is no longer used": the unmount is all that is left to do.
         let detached = run(Command::new(&losetup).args(["--detach", &device]));
         mounted?;
@@ -130,12 +176,43 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         if let Some(slow) = &self.slow {
-            slow.delays().clear();
+            slow.delays().reset();
         }
         if self.mounted {
             unmount(&self.mount_point);
             self.wait_detached();
         }
+    }
+}
+
+/// A limit of what waits in memory for a disk. Dropping it lifts the limit.
+#[derive(Debug)]
+pub struct DirtyLimit {
+    directory: PathBuf,
+}
+
+impl Drop for DirtyLimit {
+    fn drop(&mut self) {
+        for (name, value) in [("strict_limit", "0"), ("max_ratio", "100")] {
+            if let Err(error) = fs::write(self.directory.join(name), value) {
+                eprintln!("lift the limit in {}: {error}", self.directory.display());
+            }
+        }
+    }
+}
+
+/// Blocks that an ordinary user may still take on the filesystem of a path, in bytes.
+///
+/// # Errors
+/// When there is no such path.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all zeros are a valid value of this plain structure.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a C string and a structure that live until after the call.
+    match unsafe { libc::statvfs(path.as_ptr(), &raw mut found) } {
+        0 => Ok(found.f_bavail * found.f_frsize),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::cgroup::Cgroup;
-use crate::disk::{Disk, Medium};
+use crate::disk::{self, Disk, Medium};
 use crate::metrics::{Metrics, scrape};
 use crate::place::{Place, free_port};
 use crate::process::Process;
@@ -30,8 +30,10 @@ pub struct Builder {
     name: String,
     members: usize,
     version: Option<String>,
-    medium: Medium,
+    media: Vec<Medium>,
+    disk_size: u64,
     slow_members: Vec<usize>,
+    arguments: Vec<String>,
     tls: bool,
     cgroups: bool,
 }
@@ -56,8 +58,25 @@ impl Builder {
     }
 
     /// What the data directories are on; without root always a plain directory.
-    pub fn medium(mut self, medium: Medium) -> Self {
-        self.medium = medium;
+    pub fn medium(self, medium: Medium) -> Self {
+        self.media(&[medium])
+    }
+
+    /// The same for each member by itself; the last one serves those beyond.
+    pub fn media(mut self, media: &[Medium]) -> Self {
+        self.media = media.to_vec();
+        self
+    }
+
+    /// Size of each member's disk in bytes; [`disk::SIZE`] by default.
+    pub fn disk_size(mut self, bytes: u64) -> Self {
+        self.disk_size = bytes;
+        self
+    }
+
+    /// More flags of etcd.
+    pub fn args<T: Into<String>>(mut self, arguments: impl IntoIterator<Item = T>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
         self
     }
 
@@ -89,6 +108,7 @@ impl Builder {
             .collect();
         for member in &mut members {
             member.arguments = arguments(member, &peers.join(","), &token, certificates.as_ref());
+            member.arguments.extend(self.arguments.iter().cloned());
             member.client_url = format!("{scheme}://127.0.0.1:{}", member.client_port);
             member.start()?;
         }
@@ -101,7 +121,8 @@ impl Builder {
     fn prepare(&self, place: &Place, index: usize, version: &str) -> Result<Member> {
         let name = format!("{}-{index}", self.name);
         let directory = place.directory(&name)?;
-        let medium = if tools::is_root() { self.medium } else { Medium::Directory };
+        let wanted = self.media.get(index).or(self.media.last()).copied().unwrap_or(Medium::Ext4);
+        let medium = if tools::is_root() { wanted } else { Medium::Directory };
         let slow = tools::is_root() && self.slow_members.contains(&index);
         Ok(Member {
             process: None,
@@ -111,7 +132,7 @@ impl Builder {
             peer_port: free_port()?,
             client_url: String::new(),
             log: place.path().join(format!("etcd-{name}.log")),
-            disk: Disk::new(&directory, medium, slow)?,
+            disk: Disk::with_size(&directory, medium, slow, self.disk_size)?,
             cgroup: match self.cgroups && tools::is_root() {
                 true => Some(Cgroup::new(&format!("{}-{name}", place.name()))?),
                 false => None,
@@ -186,6 +207,21 @@ impl Member {
         &self.disk
     }
 
+    /// kill -9, then its disk is unmounted and mounted again, and it is started on what that has.
+    ///
+    /// # Errors
+    /// When the disk can't be mounted any more, or the program not be started.
+    pub fn restart_on_its_disk(&mut self) -> Result<()> {
+        self.kill();
+        self.disk.remount()?;
+        self.start()
+    }
+
+    /// Whether its process runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.ended().is_none())
+    }
+
     /// Delays of its disk.
     ///
     /// # Errors
@@ -222,8 +258,10 @@ impl Cluster {
             name: name.to_owned(),
             members: 3,
             version: None,
-            medium: Medium::Ext4,
+            media: vec![Medium::Ext4],
+            disk_size: disk::SIZE,
             slow_members: Vec::new(),
+            arguments: Vec::new(),
             tls: false,
             cgroups: true,
         }

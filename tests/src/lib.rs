@@ -19,6 +19,7 @@
 //! | [`root`] | a root directory with only what a program needs, and programs run inside |
 //! | [`stand`], [`suite`] | all of it together; what every suite does around its tests |
 //! | [`chaos`] | random faults, and the balance after each |
+//! | [`faults`] | injected faults, and whether the product says what and who it was |
 //! | [`up`], [`bench`] | what `etcdmon-lab` runs |
 
 pub mod api;
@@ -30,6 +31,7 @@ pub mod disk;
 pub mod engine;
 pub mod etcd;
 pub mod fault;
+pub mod faults;
 pub mod load;
 pub mod metrics;
 pub mod node;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,6 +14,9 @@ use crate::{cgroup, disk};
 
 /// Everything a lab makes outside its directory begins with this and the lab's process id.
 pub const PREFIX: &str = "etcdmon-lab-";
+
+/// Names the control groups that a lab made elsewhere, one a line.
+const GROUPS: &str = "cgroups";
 
 /// Ports below the kernel's ephemeral range, so that no outgoing connection takes one in between.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -60,6 +64,15 @@ impl Place {
         let path = self.directory.join(name);
         fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
         Ok(path)
+    }
+
+    /// Notes a control group whose name does not tell whose it is, for the janitor, should this lab be killed.
+    ///
+    /// # Errors
+    /// When the note can't be written.
+    pub fn remember_cgroup(&self, path: &Path) -> Result<()> {
+        let mut notes = fs::OpenOptions::new().create(true).append(true).open(self.directory.join(GROUPS))?;
+        writeln!(notes, "{}", path.display()).context("note a control group")
     }
 
     /// The end of every log in this place, for a person who wants to know why something failed.
@@ -141,6 +154,7 @@ fn clean_up_after_the_dead() {
             eprintln!("removing what a dead lab left: {}", entry.path().display());
             disk::unmount_below(&entry.path());
             disk::detach_loops_below(&entry.path());
+            cgroup::remove_remembered(&fs::read_to_string(entry.path().join(GROUPS)).unwrap_or_default());
             // Best effort: somebody else's janitor may be at it too.
             let _gone = fs::remove_dir_all(entry.path());
         }

@@ -1,20 +1,23 @@
-//! A file on a FUSE filesystem of our own, with delays that a test sets while it runs: the block device beneath a
-//! member's loop device, and so a disk that is slow exactly as far as told.
+//! A file on a FUSE filesystem of our own, with delays and errors that a test sets while it runs: the block device
+//! beneath a member's loop device, and so a disk that is slow, or fails, exactly as far as told.
 //!
 //! The bytes are in memory, hence without a delay it is as fast as a system call. A `write` of the loop device
 //! arrives here as a FUSE write, a flush (what fdatasync ends in) as a FUSE fsync. Delayed answers are given by a
-//! thread of their own, so the session goes on answering meanwhile. The kernel lets only one fsync per file be under
-//! way, as a disk with one queue would.
+//! thread of their own, so the session goes on answering meanwhile. The kernel lets only one write or fsync per file be
+//! under way, as a disk with one queue would.
+//!
+//! A disk with a [`Pace`] of its own takes that time in the session's thread, which then has real-time priority: a disk
+//! does not slow down because the processors are busy.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use fuser::{
@@ -23,98 +26,18 @@ use fuser::{
     ReplyWrite, Request, WriteFlags,
 };
 
+mod delays;
+
+pub use delays::{Delayed, Delays, Errors, Pace};
+
+use delays::Cost;
+
 /// Name of the one file.
 const IMAGE: &str = "image";
 const ROOT_INODE: INodeNo = INodeNo::ROOT;
 const IMAGE_INODE: INodeNo = INodeNo(2);
 /// Nothing changes behind the kernel's back, so it may keep names and attributes.
 const FOREVER: Duration = Duration::from_secs(86_400);
-
-/// Delay of every flush, and for how long, as parts of a whole: about as many syncs each, in different buckets of etcd,
-/// whether a sync needs one flush or two.
-const SPREAD: [(Duration, f64); 4] = [
-    (Duration::from_micros(2_200), 0.12),
-    (Duration::from_millis(5), 0.16),
-    (Duration::from_millis(10), 0.27),
-    (Duration::from_millis(20), 0.45),
-];
-
-/// What is added to each request; shared with the running filesystem.
-#[derive(Debug, Default)]
-pub struct Delays {
-    write_ns: AtomicU64,
-    syncs: Mutex<Syncs>,
-    served: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct Syncs {
-    delays: Vec<Duration>,
-    next: usize,
-    /// Counts changes of `delays`: what was delayed before one is not counted after it.
-    generation: u64,
-    first_delayed: Option<Instant>,
-}
-
-impl Delays {
-    /// Every write takes this much longer.
-    pub fn set_write(&self, delay: Duration) {
-        self.write_ns.store(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// Flushes take longer by these delays in turn; an empty list lets them through at once.
-    pub fn set_syncs(&self, delays: &[Duration]) {
-        let mut syncs = self.syncs();
-        let generation = syncs.generation + 1;
-        *syncs = Syncs { delays: delays.to_vec(), generation, ..Syncs::default() };
-    }
-
-    /// For a time, delays that put at least 5 % of the syncs into each of four or more of etcd's buckets; none after.
-    pub async fn spread(&self, time: Duration) {
-        for (delay, part) in SPREAD {
-            self.set_syncs(&[delay]);
-            tokio::time::sleep(time.mul_f64(part)).await;
-        }
-        self.clear();
-    }
-
-    /// No delay any more.
-    pub fn clear(&self) {
-        self.set_write(Duration::ZERO);
-        self.set_syncs(&[]);
-    }
-
-    /// Flushes answered since the start, delayed or not.
-    pub fn flushes(&self) -> u64 {
-        self.served.load(Ordering::Relaxed)
-    }
-
-    /// When the first delayed flush since the last [`Delays::set_syncs`] was answered: the moment from which the disk
-    /// was slow for those who use it.
-    pub fn slow_since(&self) -> Option<Instant> {
-        self.syncs().first_delayed
-    }
-
-    /// The delay of the next flush, and the generation that it belongs to.
-    fn next_sync(&self) -> (Duration, u64) {
-        let mut syncs = self.syncs();
-        let turn = syncs.next;
-        syncs.next += 1;
-        let delay = syncs.delays.get(turn % syncs.delays.len().max(1)).copied().unwrap_or_default();
-        (delay, syncs.generation)
-    }
-
-    fn note_delayed(&self, generation: u64) {
-        let mut syncs = self.syncs();
-        if syncs.generation == generation {
-            syncs.first_delayed.get_or_insert_with(Instant::now);
-        }
-    }
-
-    fn syncs(&self) -> MutexGuard<'_, Syncs> {
-        self.syncs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// A mounted file of a given size. Dropping it takes the delays away and unmounts.
 #[derive(Debug)]
@@ -156,7 +79,7 @@ impl SlowFile {
 
 impl Drop for SlowFile {
     fn drop(&mut self) {
-        self.delays.clear();
+        self.delays.reset();
         if let Some(session) = self.session.take()
             && let Err(error) = session.umount_and_join()
         {
@@ -185,6 +108,23 @@ struct OneFile {
 }
 
 impl OneFile {
+    /// Answers when its time has come: on a thread of its own when it was delayed.
+    fn answer(&self, cost: Cost, answer: impl FnOnce(bool) + Send + 'static) {
+        work(cost.base);
+        let (from, delays) = (SystemTime::now(), self.delays.clone());
+        let now = move || {
+            answer(cost.fails);
+            delays.answered(cost, from);
+        };
+        if cost.delay.is_zero() {
+            return now();
+        }
+        std::thread::spawn(move || {
+            std::thread::sleep(cost.delay);
+            now();
+        });
+    }
+
     fn attributes(&self, inode: INodeNo) -> FileAttr {
         let directory = inode == ROOT_INODE;
         FileAttr {
@@ -207,15 +147,22 @@ impl OneFile {
     }
 }
 
-/// Answers after a delay, on a thread of its own when there is one.
-fn later(delay: Duration, answer: impl FnOnce() + Send + 'static) {
-    if delay.is_zero() {
-        return answer();
+thread_local! {
+    /// Whether this thread is the disk already.
+    static IS_DISK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Takes the time that a disk takes by itself.
+fn work(time: Duration) {
+    if time.is_zero() {
+        return;
     }
-    std::thread::spawn(move || {
-        std::thread::sleep(delay);
-        answer();
-    });
+    if !IS_DISK.replace(true) {
+        let parameter = libc::sched_param { sched_priority: 1 };
+        // SAFETY: plain numbers; 0 is the calling thread. Where it is refused the disk is as exact as the machine is idle.
+        let _refused = unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &raw const parameter) };
+    }
+    std::thread::sleep(time);
 }
 
 impl Filesystem for OneFile {
@@ -265,13 +212,14 @@ impl Filesystem for OneFile {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        if let Err(error) = self.bytes.write_all_at(data, offset) {
+        let size = u32::try_from(data.len()).expect("FUSE writes are at most 16 MiB");
+        let cost = self.delays.of_write(u64::from(size));
+        if !cost.fails
+            && let Err(error) = self.bytes.write_all_at(data, offset)
+        {
             return reply.error(error.into());
         }
-        let size = u32::try_from(data.len()).expect("FUSE writes are at most 16 MiB");
-        later(Duration::from_nanos(self.delays.write_ns.load(Ordering::Relaxed)), move || {
-            reply.written(size)
-        });
+        self.answer(cost, move |fails| if fails { reply.error(Errno::EIO) } else { reply.written(size) });
     }
 
     fn flush(
@@ -293,35 +241,7 @@ impl Filesystem for OneFile {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        let (delay, generation) = self.delays.next_sync();
-        let delays = self.delays.clone();
-        later(delay, move || {
-            reply.ok();
-            delays.served.fetch_add(1, Ordering::Relaxed);
-            if !delay.is_zero() {
-                delays.note_delayed(generation);
-            }
-        });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flush_delayed_before_a_change_is_not_counted_after_it() {
-        let delays = Delays::default();
-        let (first, second) = (Duration::from_millis(1), Duration::from_millis(2));
-        delays.set_syncs(&[first, second]);
-        let [(one, generation), (two, _), (three, _)] = [(); 3].map(|()| delays.next_sync());
-        assert_eq!((one, two, three), (first, second, first));
-        delays.clear();
-        assert_eq!(delays.next_sync().0, Duration::ZERO);
-        delays.note_delayed(generation);
-        assert_eq!(delays.slow_since(), None);
-        delays.set_syncs(&[first]);
-        delays.note_delayed(delays.next_sync().1);
-        assert!(delays.slow_since().is_some());
+        let cost = self.delays.of_flush();
+        self.answer(cost, move |fails| if fails { reply.error(Errno::EIO) } else { reply.ok() });
     }
 }

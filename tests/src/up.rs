@@ -224,7 +224,7 @@ fn tell_what_is_missing() {
     println!("  for all of it: sudo -E {}", std::env::args().collect::<Vec<_>>().join(" "));
 }
 
-async fn ended_by() -> Result<&'static str> {
+pub(crate) async fn ended_by() -> Result<&'static str> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::select! {
         _ = interrupt.recv() => Ok("SIGINT"),

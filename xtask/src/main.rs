@@ -7,6 +7,7 @@ mod apt;
 mod bench;
 mod codegen;
 mod ebpf;
+mod faults;
 mod licence;
 mod place;
 mod run;
@@ -39,6 +40,8 @@ enum Task {
     Test(test::Args),
     /// Measure, print a table, write target/bench/NAME.json
     Bench(bench::Args),
+    /// Inject faults into a real cluster and score what the product says of them; hours, `--only` for less
+    Faults(faults::Args),
     /// Build the kernel programs into target/bpf/etcd-monitor.bpf.o
     Ebpf,
     /// Renew the generated protobuf code after a change of the .proto files
@@ -63,6 +66,7 @@ fn work(task: Task) -> Result<ExitCode> {
         Task::Up(args) => up::run(&place, &args),
         Task::Test(args) => test::run(&place, &args),
         Task::Bench(args) => bench::run(&place, &args),
+        Task::Faults(args) => faults::run(&place, &args),
         Task::Ebpf => ebpf::run(&place),
         Task::Codegen => codegen::run(&place),
     }

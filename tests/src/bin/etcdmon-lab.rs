@@ -1,4 +1,4 @@
-//! `etcdmon-lab`: the product on a real cluster to look at or as a proof, and what the agent costs.
+//! `etcdmon-lab`: the product on a real cluster to look at or as a proof, what the agent costs, and how often it is right.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use etcdmon_tests::etcd::Cluster;
-use etcdmon_tests::{bench, simulate, up};
+use etcdmon_tests::faults::actor::Act;
+use etcdmon_tests::{bench, faults, simulate, up};
 
 #[derive(Parser)]
 #[command(name = "etcdmon-lab", about = "Real etcd clusters, faults and oracles for etcd-monitor")]
@@ -71,6 +72,33 @@ enum Command {
         #[arg(long, requires = "ingest")]
         api: Option<String>,
     },
+    /// Injects faults and scores what the product says of them
+    Faults {
+        /// These classes only (repeatable, or separated by commas), or `recovery`
+        #[arg(long, value_delimiter = ',', value_name = "NAME")]
+        only: Vec<String>,
+        /// Runs of each class
+        #[arg(long, default_value_t = 20)]
+        runs: u32,
+        /// Minutes of calm, and of heavy load; 0 = neither
+        #[arg(long, default_value_t = 30)]
+        stretch_minutes: u64,
+        /// A line of JSON for each run; what is in it is not done again
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// What everything random follows from
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Commit of what is tried: runs of another one in the file don't count
+        #[arg(long, default_value = "unknown")]
+        commit: String,
+    },
+    /// A process that does harm
+    #[command(hide = true)]
+    Act {
+        #[command(subcommand)]
+        act: Act,
+    },
     /// Measures; the last line is one JSON object
     Bench {
         #[command(subcommand)]
@@ -105,6 +133,9 @@ enum Bench {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Act { act } = &cli.command {
+        return ended(act.run());
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -133,6 +164,10 @@ fn main() -> ExitCode {
                 simulate::command::run(simulate::command::Options { plan, time, target: ingest.zip(api) })
                     .await
             }
+            Command::Faults { only, runs, stretch_minutes, json, seed, commit } => {
+                faults::faults(&faults::Options { only, runs, stretch_minutes, json, seed, commit }).await
+            }
+            Command::Act { act } => act.run(),
             Command::Bench { bench: Bench::Overhead { slots } } => bench::overhead(slots).await,
             Command::Bench { bench: Bench::Soak { minutes, warm_up_minutes, agents, member_seconds } } => {
                 let options = simulate::soak::Options {
@@ -145,6 +180,10 @@ fn main() -> ExitCode {
             }
         }
     });
+    ended(outcome)
+}
+
+fn ended(outcome: anyhow::Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

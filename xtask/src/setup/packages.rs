@@ -34,7 +34,7 @@ const NEEDED: &[Package] = &[
     Package { name: "fio", purpose: Purpose::Bench, present: || run::which("fio").is_some() },
     Package { name: "linux-perf", purpose: Purpose::Bench, present: || run::which("perf").is_some() },
     Package { name: "systemd", purpose: Purpose::Test, present: || run::which("systemd-analyze").is_some() },
-    Package { name: "xfsprogs", purpose: Purpose::Test, present: || run::which("mkfs.xfs").is_some() },
+    Package { name: "xfsprogs", purpose: Purpose::Bench, present: || run::which("mkfs.xfs").is_some() },
 ];
 
 fn exists(path: &str) -> bool {
