@@ -33,6 +33,9 @@ const USERS_LEAST: f64 = 0.3;
 /// One who uses this part of it leaves etcd what its cgroup has by right.
 const MOST: f64 = 0.5;
 
+/// And this part is nearly all of it.
+const NEARLY_ALL: f64 = 0.75;
+
 /// The same beside a quota, which delays threads too.
 const USERS_BESIDE_QUOTA: f64 = 0.5;
 
@@ -194,7 +197,10 @@ pub fn starvation(facts: &Facts, split: Option<&Split>, found: &[Finding]) -> Op
         finding = finding.with("run queue in slow syncs", percent(split.run_queue)).with_syncs(facts, split);
     }
     let weight_ns = facts.harm.lost_ns.max((cpu.delayed * 1e9) as u64);
-    Some(Finding { culprits, weight_ns, ..finding })
+    // Who has nearly all CPUs for two seconds is believed at once: work that sleeps shares them with others.
+    let is_plain = culprits.first().is_some_and(|culprit| culprit.share >= NEARLY_ALL);
+    let confirmations = if is_plain { 1 } else { finding.confirmations };
+    Some(Finding { culprits, weight_ns, confirmations, ..finding })
 }
 
 /// Whether others may be to blame when a thread of it waits for a CPU in its syncs: not when CPUs are idle, unless somebody has one to
