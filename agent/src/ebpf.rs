@@ -498,6 +498,11 @@ impl Probes {
         lock(&self.state).targets.counters(pid)
     }
 
+    /// Syncs of a process that returned an error, as [`Self::snapshot`] has them by class. Costs next to nothing.
+    pub fn sync_errors(&self, pid: u32) -> Option<u64> {
+        lock(&self.state).targets.sync_errors(pid)
+    }
+
     /// Changes which syncs have a record, of one process or of all; a process added later has the configured values.
     ///
     /// # Errors

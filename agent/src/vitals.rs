@@ -211,9 +211,15 @@ impl Vitals {
         };
         let mut waits_for_cpu = false;
         for (id, member) in &mut self.members {
-            let counters = self.probes.as_ref().and_then(|probes| probes.snapshot(id.pid));
-            let delay_ns = member.sample(&self.proc, &self.beside.quotas, &node, counters.as_ref(), now);
+            let sync_errors = self.probes.as_ref().and_then(|probes| probes.sync_errors(id.pid));
+            let delay_ns = member.sample(&self.proc, &self.beside.quotas, &node, sync_errors, now);
             waits_for_cpu |= delay_ns >= DELAY_NS;
+        }
+        let forgotten: Vec<ProcessId> =
+            self.members.iter().filter(|(_, member)| member.is_forgotten()).map(|(id, _)| *id).collect();
+        for id in forgotten {
+            self.members.remove(&id);
+            self.beside.quotas.forget(id);
         }
         if waits_for_cpu {
             self.cpu_users.look(&self.proc, now.mono_ns);

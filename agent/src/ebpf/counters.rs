@@ -130,6 +130,11 @@ impl TargetCounters {
 /// Words of all classes of a slot.
 pub(super) const SLOT_WORDS: usize = CLASSES * CLASS_STATS_WORDS;
 
+/// Where in a slot the errors of each class are.
+pub(super) fn sync_error_words() -> impl Iterator<Item = usize> {
+    (0..CLASSES).map(|class| class * CLASS_STATS_WORDS + word_of!(sync_errors))
+}
+
 #[cfg(test)]
 mod tests {
     use etcdmon_agent_ebpf::class::Class;
@@ -149,6 +154,8 @@ mod tests {
         assert_eq!(backend.sync_errors, base + buckets + 1);
         assert_eq!(backend.sync_run_delay_ns, base + buckets + 2);
         assert_eq!(backend.written_bytes, base + buckets + 4);
+        let errors: Vec<u64> = all.classes.iter().map(|class| class.sync_errors).collect();
+        assert_eq!(errors, sync_error_words().map(|word| word as u64).collect::<Vec<_>>());
         assert_eq!(backend.call_histogram[0], base + buckets + 5);
         assert_eq!(backend.call_sum_ns, base + 2 * buckets + 5);
         assert_eq!(backend.sync_file_range_calls, base + 2 * buckets + 6);

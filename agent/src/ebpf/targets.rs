@@ -10,7 +10,7 @@ use etcdmon_agent_ebpf::{
 use etcdmon_proto::v1::Hook;
 
 use super::{
-    counters::{SLOT_WORDS, TargetCounters},
+    counters::{SLOT_WORDS, TargetCounters, sync_error_words},
     mapped::Mapped,
 };
 
@@ -125,6 +125,17 @@ impl Targets {
         words.iter_mut().zip(&watched.baseline).for_each(|(now, then)| *now = now.wrapping_sub(*then));
         let running = watched.observed_since.map_or(Duration::ZERO, |since| since.elapsed());
         Some(TargetCounters::from_words(&words, watched.observed + running))
+    }
+
+    /// Syncs of a process that returned an error.
+    pub fn sync_errors(&self, pid: u32) -> Option<u64> {
+        let slot = self.slot_of(pid)?;
+        let baseline = &self.slots[slot].as_ref()?.baseline;
+        let since = |at: usize| {
+            let then = baseline.get(at).copied().unwrap_or(0);
+            self.stats.word(slot * SLOT_WORDS + at).wrapping_sub(then)
+        };
+        Some(sync_error_words().map(since).sum())
     }
 
     /// Processes and their hooks.

@@ -5,10 +5,14 @@ use std::{
     io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 /// Where tracefs usually is.
 const MOUNT_POINTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
+/// Whoever was forked while a hook was taken away has begun its program by then.
+const LETS_GO_WITHIN: Duration = Duration::from_millis(500);
 
 /// A tracepoint that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -146,8 +150,19 @@ fn attach(program: BorrowedFd<'_>, number: u64) -> io::Result<OwnedFd> {
         )
     })?;
     let descriptor = event.as_fd().as_raw_fd();
-    // SAFETY: descriptors of ours.
-    check(libc::c_long::from(unsafe { libc::ioctl(descriptor, SET_BPF as _, program.as_raw_fd()) }))?;
+    let set = || {
+        // SAFETY: descriptors of ours.
+        check(libc::c_long::from(unsafe { libc::ioctl(descriptor, SET_BPF as _, program.as_raw_fd()) }))
+    };
+    let begin = Instant::now();
+    while let Err(error) = set() {
+        // A program hangs on an event once. The event of a hook that was just taken away lives on while a child that is about
+        // to begin another program still has its descriptor.
+        if error.raw_os_error() != Some(libc::EEXIST) || begin.elapsed() > LETS_GO_WITHIN {
+            return Err(error);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
     // SAFETY: a descriptor of ours.
     check(libc::c_long::from(unsafe { libc::ioctl(descriptor, ENABLE as _, 0) }))?;
     Ok(event)

@@ -173,7 +173,8 @@ impl Bench {
             let mut autopsy = autopsy(&window, &evidence.requests, &evidence.commits, &counters);
             self.beside.journals.note(&window, &autopsy, now_ns);
             let users = self.beside.journals.users(window.filesystem, from_ns, until_ns, now_ns);
-            blame(&mut autopsy, &window, &users);
+            let block_bytes = self.beside.journals.block_bytes(window.filesystem);
+            blame(&mut autopsy, &window, &users, block_bytes);
             for culprit in &mut autopsy.culprits {
                 find_holder(&mut self.holders, &window, culprit, now_ns);
             }

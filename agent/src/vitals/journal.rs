@@ -113,6 +113,8 @@ struct State {
     is_open: bool,
     failed_ns: Option<u64>,
     snapshots: Snapshots,
+    /// Size of a block, by filesystem.
+    block_bytes: BTreeMap<u32, u64>,
 }
 
 /// See the module.
@@ -194,6 +196,19 @@ impl JournalSlot {
         }
     }
 
+    /// Notes the size of a filesystem's blocks.
+    pub fn note_block(&self, filesystem: u32, bytes: u64) {
+        let mut state = self.lock();
+        if state.block_bytes.len() < FILESYSTEMS && bytes > 0 {
+            state.block_bytes.insert(filesystem, bytes);
+        }
+    }
+
+    /// Size of a filesystem's blocks, or that of most.
+    pub fn block_bytes(&self, filesystem: u32) -> u64 {
+        self.lock().block_bytes.get(&filesystem).copied().unwrap_or(BLOCK_BYTES)
+    }
+
     /// Whether the hook hangs.
     pub fn is_open(&self) -> bool {
         self.lock().is_open
@@ -212,7 +227,7 @@ impl JournalSlot {
 
 /// Names who filled the journal as culprits of a sync that waited for it. Shared among them, by the blocks that they dirtied, is what of
 /// the wait was the journal's own and is nobody else's; the part of the process itself, and of workers, is nobody's. Pure.
-pub fn blame(autopsy: &mut Autopsy, window: &Window, users: &[MetadataUser]) {
+pub fn blame(autopsy: &mut Autopsy, window: &Window, users: &[MetadataUser], block_bytes: u64) {
     let of_journal = autopsy.journal.device_ns + autopsy.journal.queue_ns + autopsy.journal.flush_ns;
     let taken = autopsy.culprits.iter().fold(0_u64, |sum, culprit| sum.saturating_add(culprit.wait_ns));
     let left = of_journal.min(autopsy.wait_ns.saturating_sub(taken));
@@ -235,7 +250,7 @@ pub fn blame(autopsy: &mut Autopsy, window: &Window, users: &[MetadataUser]) {
             inode: 0,
             device: window.disks.first().map_or(0, |disk| disk.device),
             requests: user.handles,
-            bytes: user.dirtied_blocks.saturating_mul(BLOCK_BYTES),
+            bytes: user.dirtied_blocks.saturating_mul(block_bytes),
             syncs: 0,
             wait_ns,
             certainty: Certainty::Medium,
@@ -245,8 +260,8 @@ pub fn blame(autopsy: &mut Autopsy, window: &Window, users: &[MetadataUser]) {
     autopsy.culprits.truncate(MOST);
 }
 
-/// Size of a filesystem's block, where it is not asked for: ext4 has hardly ever another one.
-pub const BLOCK_BYTES: u64 = 4096;
+/// Size of a filesystem's block, where it is not known: only small filesystems of ext4 have another one.
+const BLOCK_BYTES: u64 = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -371,7 +386,7 @@ mod tests {
     #[test]
     fn who_filled_the_journal_shares_what_is_left_of_its_wait() {
         let mut autopsy = slow(800, 100);
-        blame(&mut autopsy, &window(), &[user(20, 60), user(7, 20), user(0, 10), user(21, 10)]);
+        blame(&mut autopsy, &window(), &[user(20, 60), user(7, 20), user(0, 10), user(21, 10)], 4096);
         let told: Vec<_> =
             autopsy.culprits.iter().map(|one| (one.process_id, one.wait_ns, one.origin)).collect();
         // 600 of the wait were the journal's.
@@ -385,12 +400,12 @@ mod tests {
     fn shares_never_add_up_to_more_than_the_wait() {
         for others_ns in [0, 400, 700, 1_000] {
             let mut autopsy = slow(1_000, others_ns);
-            blame(&mut autopsy, &window(), &[user(20, 60), user(21, 1)]);
+            blame(&mut autopsy, &window(), &[user(20, 60), user(21, 1)], 4096);
             let sum: u64 = autopsy.culprits.iter().map(|culprit| culprit.wait_ns).sum();
             assert!(sum <= autopsy.wait_ns, "{others_ns}: {sum}");
         }
         let mut autopsy = slow(800, 0);
-        blame(&mut autopsy, &window(), &[]);
+        blame(&mut autopsy, &window(), &[], 4096);
         assert_eq!(autopsy.culprits.len(), 1);
     }
 

@@ -7,7 +7,7 @@ use etcdmon_proto::v1::{self, Certainty, CulpritOrigin};
 use super::Last;
 use super::cpu::CpuUsers;
 use super::fillers::Filler;
-use super::journal::{BLOCK_BYTES, JournalSlot, MetadataUser};
+use super::journal::{JournalSlot, MetadataUser};
 use super::quota::{Quotas, Sample};
 use super::space::{Room, Space};
 use super::stops::Stops;
@@ -15,7 +15,7 @@ use super::threads::{Threads, Totals};
 use crate::clock::{Reading, process_start_wall_ns};
 use crate::collect::disk::device::Number;
 use crate::discover::{EtcdProcess, ProcFs};
-use crate::ebpf::{RequestFailures, Signal, TargetCounters};
+use crate::ebpf::{RequestFailures, Signal};
 use crate::encode::autopsies::comm;
 use crate::fact::CulpritName;
 use crate::probe::examine::names::Names;
@@ -27,6 +27,9 @@ const SIGNALS: usize = 8;
 /// Users of the journal that are shown, and of which time.
 const JOURNAL_USERS: usize = 5;
 const JOURNAL_OVER_NS: u64 = 3_000_000_000;
+
+/// Samples after which a process that is gone is forgotten.
+const MISSED: u32 = 60;
 
 /// What a filesystem said longer ago is not known any more.
 const ROOM_FOR_NS: u64 = 10_000_000_000;
@@ -88,6 +91,8 @@ pub struct Member {
     last_errno: i32,
     /// Whether others were looked for on its behalf in the last second.
     waits_for_cpu: bool,
+    /// Samples in a row at which it was gone.
+    missed: u32,
     shown: v1::LiveVitals,
 }
 
@@ -109,6 +114,7 @@ impl Member {
             sync_errors: Growing::default(),
             last_errno: 0,
             waits_for_cpu: false,
+            missed: 0,
             shown: v1::LiveVitals::default(),
         }
     }
@@ -157,13 +163,14 @@ impl Member {
         proc: &ProcFs,
         quotas: &Quotas,
         node: &Node,
-        counters: Option<&TargetCounters>,
+        sync_errors: Option<u64>,
         now: Reading,
     ) -> u64 {
         let id = self.process.id;
         self.look_at_room(proc, now);
         let stat = proc.stat(id.pid).filter(|stat| stat.start_ticks == id.start_ticks);
         let before = self.totals;
+        self.missed = if stat.is_some() { 0 } else { self.missed.saturating_add(1) };
         if let Some(stat) = stat {
             self.stops.sample(now.mono_ns, matches!(stat.state, 'T' | 't'), node.sees_signals);
             self.stopped_ns = Some(self.stops.total_ns());
@@ -172,8 +179,8 @@ impl Member {
             let devices: Vec<Number> = self.room.disks.iter().map(number).collect();
             self.quota = quotas.look(proc, id, &devices, now.mono_ns);
         }
-        if let Some(counters) = counters {
-            self.sync_errors.note(counters.classes.iter().map(|class| class.sync_errors).sum());
+        if let Some(sync_errors) = sync_errors {
+            self.sync_errors.note(sync_errors);
         }
         if let Some(failures) = &node.failures {
             self.note_failures(failures);
@@ -182,6 +189,11 @@ impl Member {
         let waited_ns = before.map_or(0, |_| delay(self.totals).saturating_sub(delay(before)));
         self.waits_for_cpu = waited_ns >= super::DELAY_NS;
         waited_ns
+    }
+
+    /// Whether it is gone for so long that whoever should have said so will not.
+    pub const fn is_forgotten(&self) -> bool {
+        self.missed > MISSED
     }
 
     fn look_at_room(&mut self, proc: &ProcFs, now: Reading) {
@@ -293,6 +305,9 @@ impl Member {
     }
 
     fn journal_users(&self, journals: &JournalSlot, names: &mut Names, now: Reading) -> Vec<v1::LiveCulprit> {
+        if let Some(first) = self.room.filesystems.first() {
+            journals.note_block(*first, self.room.block_bytes);
+        }
         if !journals.is_open() {
             return Vec::new();
         }
@@ -301,7 +316,8 @@ impl Member {
         let mut users: Vec<MetadataUser> = self.room.filesystems.iter().flat_map(of).collect();
         users.sort_by_key(|user| std::cmp::Reverse(user.dirtied_blocks));
         users.truncate(JOURNAL_USERS);
-        let block_bytes = if self.room.block_bytes > 0 { self.room.block_bytes } else { BLOCK_BYTES };
+        // That of the data directory; a filesystem of the WAL's own has hardly ever another one.
+        let block_bytes = self.room.filesystems.first().map_or(0, |first| journals.block_bytes(*first));
         let user = |user: &MetadataUser| {
             let (origin, certainty) = match user.process_id {
                 0 => (CulpritOrigin::Writeback, Certainty::Low),

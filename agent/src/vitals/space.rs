@@ -2,7 +2,8 @@
 //! filesystem that hangs hangs as well, and nothing else may wait for it.
 //!
 //! The filesystem is asked four times a second, which costs a microsecond. Only while it is nearly full, or is filled quickly, it is
-//! also looked for who does that: [`fillers`](super::fillers).
+//! also looked for who does that ([`fillers`](super::fillers)): every second while it fills, else seldom, as a disk may be nearly
+//! full for years.
 
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -38,8 +39,17 @@ const FILES: usize = 256;
 const NEARLY_FULL: u64 = 10;
 const FULL_WITHIN_S: u64 = 300;
 
-/// A look that lasts longer makes the next ones rarer: it takes no more than this part of the time.
-const SHARE_OF_LOOKING: u32 = 20;
+/// It is being filled if at least this is taken, in a second or since the last look.
+const LEAST_BYTES: u64 = 64 << 10;
+
+/// How often it is looked for who fills it, and who would if somebody did. A look that lasts makes the next ones rarer: it takes
+/// no more than a part of the time.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const IDLE_LOOK_EVERY: Duration = Duration::from_secs(10);
+const SHARE_OF_LOOKING: u32 = 50;
+
+/// Whoever filled it is shown so long after that was seen.
+const SHOWN_FOR: Duration = Duration::from_secs(30);
 
 /// What is known of a filesystem.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -98,8 +108,8 @@ impl Space {
             own_bytes: 0,
             room: Room::default(),
             round: 0,
-            pause_looking: Duration::ZERO,
             looked: None,
+            found: None,
         };
         let of_thread = Arc::clone(&shared);
         let run = move || {
@@ -137,8 +147,10 @@ struct Watch {
     own_bytes: u64,
     room: Room,
     round: u64,
-    pause_looking: Duration,
-    looked: Option<Instant>,
+    /// When it was looked for who fills it, and how long that lasted.
+    looked: Option<(Instant, Duration)>,
+    /// When somebody was found.
+    found: Option<Instant>,
 }
 
 impl Watch {
@@ -160,23 +172,34 @@ impl Watch {
         let disks = std::mem::take(&mut self.room.disks);
         let fillers = std::mem::take(&mut self.room.fillers);
         self.room = Room { at_ns: now_ns, growth_bytes_per_s, fillers, filesystems, disks, ..found };
-        if is_watched(&self.room, before) {
-            self.look_for_fillers();
+        let is_shown = |found: Instant| found.elapsed() < SHOWN_FOR;
+        if is_scarce(&self.room, before) {
+            let every = if is_filling(&self.room, before) { LOOK_EVERY } else { IDLE_LOOK_EVERY };
+            self.look_for_fillers(every);
         } else {
             self.fillers.forget();
+            self.found = None;
+        }
+        if !self.found.is_some_and(is_shown) {
             self.room.fillers.clear();
         }
     }
 
-    fn look_for_fillers(&mut self) {
-        if self.looked.is_some_and(|looked| looked.elapsed() < self.pause_looking) {
+    fn look_for_fillers(&mut self, every: Duration) {
+        let is_early = |(begin, lasted): (Instant, Duration)| {
+            begin.elapsed() < every.max(lasted.saturating_mul(SHARE_OF_LOOKING))
+        };
+        let Some(filesystem) = self.room.filesystems.first().filter(|_| !self.looked.is_some_and(is_early))
+        else {
             return;
-        }
-        let Some(filesystem) = self.room.filesystems.first() else { return };
+        };
         let begin = Instant::now();
-        self.room.fillers = self.fillers.look(*filesystem, mono_ns());
-        self.pause_looking = EVERY.max(begin.elapsed() * SHARE_OF_LOOKING);
-        self.looked = Some(begin);
+        let found = self.fillers.look(*filesystem, mono_ns());
+        self.looked = Some((begin, begin.elapsed()));
+        if !found.is_empty() {
+            self.room.fillers = found;
+            self.found = Some(begin);
+        }
     }
 
     fn find_disks(&mut self) {
@@ -253,10 +276,18 @@ fn growth(history: &VecDeque<(u64, u64, u64)>) -> Option<u64> {
     u64::try_from((by_others * 1_000_000_000 / i128::from(between_ns)).max(0)).ok()
 }
 
+fn taken(room: &Room, free_before: Option<u64>) -> u64 {
+    free_before.map_or(0, |before| before.saturating_sub(room.free_bytes))
+}
+
+fn is_filling(room: &Room, free_before: Option<u64>) -> bool {
+    room.growth_bytes_per_s.unwrap_or(0).max(taken(room, free_before)) >= LEAST_BYTES
+}
+
 /// Nearly full, full soon, or a hundredth of it was taken since the last look.
-fn is_watched(room: &Room, free_before: Option<u64>) -> bool {
+fn is_scarce(room: &Room, free_before: Option<u64>) -> bool {
     let rate = room.growth_bytes_per_s.unwrap_or(0);
-    let taken = free_before.map_or(0, |before| before.saturating_sub(room.free_bytes));
+    let taken = taken(room, free_before);
     room.free_bytes < room.size_bytes / NEARLY_FULL
         || (rate > 0 && room.free_bytes / rate < FULL_WITHIN_S)
         || taken > room.size_bytes / 100
@@ -294,11 +325,13 @@ mod tests {
             growth_bytes_per_s: Some(rate),
             ..Room::default()
         };
-        assert!(!is_watched(&room(50_000, 0), None));
-        assert!(is_watched(&room(9_000, 0), None), "nearly full");
-        assert!(is_watched(&room(50_000, 200), None), "full soon");
-        assert!(!is_watched(&room(50_000, 100), Some(50_500)));
-        assert!(is_watched(&room(50_000, 0), Some(52_000)), "suddenly");
+        assert!(!is_scarce(&room(50_000, 0), None));
+        assert!(is_scarce(&room(9_000, 0), None), "nearly full");
+        assert!(is_scarce(&room(50_000, 200), None), "full soon");
+        assert!(!is_scarce(&room(50_000, 100), Some(50_500)));
+        assert!(is_scarce(&room(50_000, 0), Some(52_000)), "suddenly");
+        assert!(!is_filling(&room(9_000, 200), Some(9_500)), "for years perhaps");
+        assert!(is_filling(&room(9_000, LEAST_BYTES), None) && is_filling(&room(9_000, 0), Some(90_000)));
     }
 
     #[test]

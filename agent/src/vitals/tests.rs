@@ -84,3 +84,36 @@ fn the_last_ones_are_kept() {
     (0..10).for_each(|number| last.push(number));
     assert_eq!(last.to_vec(), [7, 8, 9]);
 }
+
+/// Threads of this process with that name.
+fn threads(name: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("own").flatten();
+    let comm =
+        |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    tasks.map(comm).filter(|comm| comm.trim_end() == name).count()
+}
+
+#[test]
+fn a_thousand_short_lived_processes_leave_nothing_behind() {
+    let place = tempfile::tempdir().expect("writable");
+    let (sender, mut notes) = mpsc::channel(RESERVE + 64);
+    let handle = start(ProcFs::new("/proc"), None, sender, Beside::default()).expect("started");
+    for number in 0..1_000 {
+        let process = member::tests::process(4_000_000_000 + number, 9, place.path());
+        let id = process.id;
+        handle.add(process);
+        if number.is_multiple_of(100) {
+            // Some live for a second.
+            vitals_until(&mut notes, |_| true);
+        }
+        handle.remove(id);
+        // Its last word: by then nothing is left of it.
+        vitals_until(&mut notes, |_| true);
+    }
+    let begin = Instant::now();
+    // Other tests have such threads as well, of processes that are there.
+    while threads("space") > 8 {
+        assert!(begin.elapsed() < LIMIT, "{} threads", threads("space"));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

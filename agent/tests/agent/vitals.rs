@@ -261,6 +261,8 @@ fn a_quota_and_who_has_the_cpus_are_told() {
     assert!(own.on_cpu_ns > 100_000_000 && own.threads > 2 && !own.process.is_empty(), "{own:?}");
     assert!(users.cpu_users.iter().all(|user| user.process_id != etcd.pid()));
     drop(hogs);
+    let before =
+        wait_for("it is calm", LIMIT, || vitals(&server).filter(|vitals| vitals.cpu_users.is_empty()));
     group.set("cpu.cfs_quota_us", "5000");
     group.set("cgroup.procs", &etcd.pid().to_string());
     let throttled = wait_for("the quota strikes", LIMIT, || {
@@ -268,6 +270,8 @@ fn a_quota_and_who_has_the_cpus_are_told() {
         let vitals = vitals(&server)?;
         (vitals.cpu_throttled_ns_total > Some(50_000_000)).then_some(vitals)
     });
+    let delay = |vitals: &v1::LiveVitals| vitals.run_delay_ns_total.unwrap();
+    println!("{} ns waited for a CPU meanwhile", delay(&throttled) - delay(&before));
     println!(
         "{:?} millicpus, {:?} ns in {:?} periods refused",
         throttled.cpu_quota_millicpus,
@@ -299,4 +303,31 @@ fn a_limit_of_io_is_told() {
     wait_for("the limit", LIMIT, || vitals(&server).filter(|vitals| vitals.io_limited == Some(true)));
     assert!(agent.stop().success());
     drop(etcd);
+}
+
+#[test]
+fn errors_of_the_disk_are_counted() {
+    if !is_root("errors_of_the_disk_are_counted") {
+        return;
+    }
+    let disk = match Disk::failing(Kind::Ext4) {
+        Ok(disk) => disk,
+        Err(reason) => return println!("skipped: {reason}"),
+    };
+    let directory = tempfile::tempdir().unwrap();
+    // Only etcd's directories are on the disk that fails, so that the agent goes on.
+    let data = disk.directory().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::os::unix::fs::symlink(&data, directory.path().join("data")).unwrap();
+    let Some((_etcd, server, agent)) = start(directory.path()) else { return };
+    wait_for("no errors", LIMIT, || vitals(&server).filter(|vitals| vitals.io_errors_total == Some(0)));
+    let mut file = std::fs::File::create(disk.directory().join("big")).unwrap();
+    let step = vec![1; 4 << 20];
+    let failed = wait_for("errors", LIMIT, || {
+        let _fails = file.write_all(&step).and_then(|()| file.sync_data());
+        vitals(&server).filter(|vitals| vitals.io_errors_total > Some(0))
+    });
+    println!("{:?} requests, errno {}", failed.io_errors_total, failed.last_errno);
+    assert!([libc::ENOSPC, libc::EIO].contains(&failed.last_errno), "{failed:?}");
+    assert!(agent.stop().success());
 }

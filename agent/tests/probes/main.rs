@@ -206,6 +206,7 @@ fn a_failing_device_shows_as_an_error_in_counts_and_record() {
         let counters = probes.snapshot(writer.pid()).expect("watched");
         let wal = counters.of(FileClass::Wal).expect("every class is there");
         assert_eq!((wal.syncs(), wal.sync_errors), (failed, 1), "{kind:?}");
+        assert_eq!(probes.sync_errors(writer.pid()), Some(1));
         let last = all_records(&probes).pop().expect("every sync has a record");
         // What the device below says when its memory is full; some filesystems make EIO of it.
         assert!([-libc::ENOSPC, -libc::EIO].contains(&last.result), "{last:?}");

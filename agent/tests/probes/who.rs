@@ -108,7 +108,7 @@ fn of_process(usage: &[MetadataUsage], disk: &Disk, process_id: u32) -> (u64, u6
 #[test]
 fn who_changes_metadata_is_told_on_demand_and_of_that_filesystem_alone() {
     let Some((probes, disk)) = set_up(Kind::Ext4, &config(0, NEVER)) else { return };
-    let foreign = match Disk::new(Kind::Ext4) {
+    let foreign = match Disk::on_disk(Kind::Ext4) {
         Ok(disk) => disk,
         Err(reason) => return eprintln!("skipped: {reason}"),
     };

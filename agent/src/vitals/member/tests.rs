@@ -238,3 +238,19 @@ fn a_filesystem_that_does_not_answer_is_not_known_any_more_but_its_disks_are() {
     assert_eq!(recorded.member.room, Room { disks: vec![7], ..Room::default() });
     assert_eq!(recorded.vitals(12).disk_free_bytes, None);
 }
+
+#[test]
+fn a_process_that_nobody_says_is_gone_is_forgotten_after_a_while() {
+    let mut recorded = Recorded::new();
+    recorded.sample(&node(), 1);
+    std::fs::remove_dir_all(recorded.root.path().join("700")).expect("removed");
+    for second in 2..=u64::from(MISSED) + 1 {
+        recorded.sample(&node(), second);
+        assert!(!recorded.member.is_forgotten());
+    }
+    recorded.sample(&node(), u64::from(MISSED) + 2);
+    assert!(recorded.member.is_forgotten());
+    recorded.set('S', 1, 1);
+    recorded.sample(&node(), u64::from(MISSED) + 3);
+    assert!(!recorded.member.is_forgotten());
+}
