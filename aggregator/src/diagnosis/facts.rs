@@ -27,6 +27,9 @@ const SEVERE_COUNT: u64 = 3;
 /// Syncs of the backend that take 100 ms and more, in a second that is bad without slow WAL syncs.
 const BAD_BACKEND: u64 = 2;
 
+/// Verdicts on etcd's log that say the same as requests that failed: it ends itself on the first, often before anybody has counted it.
+const DISK_FAILURES: [&str; 2] = ["disk_error", "disk_read_only"];
+
 /// Harm of the last seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Harm {
@@ -99,7 +102,11 @@ pub struct Cpu {
     pub used: f64,
     /// CPUs that they waited for.
     pub delayed: f64,
-    /// Part of the node's CPU time that nobody used; `None` = not known.
+    /// Seconds in which all CPUs were taken and its threads waited, see [`Cpu::is_pressed`].
+    pub pressed: u32,
+    /// Whether the last is among them.
+    pub is_pressed_now: bool,
+    /// Part of the node's CPU time that nobody used in the last second; `None` = not known.
     pub idle_share: Option<f64>,
     /// Part of it that the hypervisor took.
     pub steal_share: Option<f64>,
@@ -137,7 +144,7 @@ pub struct Storage {
     pub inodes_free: Option<u64>,
     /// How fast others use it up.
     pub grown_bytes_per_s: Option<u64>,
-    /// Who writes most on it; shares are of all that is written.
+    /// Who writes most on it, as far as that is seen on this filesystem; shares are of all that is written.
     pub fillers: Vec<Culprit>,
     /// Requests that failed in the window.
     pub io_errors: u64,
@@ -145,6 +152,8 @@ pub struct Storage {
     pub sync_errors: u64,
     /// The last error, positive; 0 = none.
     pub errno: i32,
+    /// What its log says of its disk, when it ended for that.
+    pub failure: Option<String>,
     /// Whether its cgroup limits IO on its disks.
     pub io_limited: Option<bool>,
     /// Others who changed metadata; shares are of all metadata that was changed.
@@ -196,7 +205,10 @@ impl Facts {
         let process_id = last.process.as_ref().map_or(0, |process| process.pid);
         let is_own = |other: u32| other != 0 && other == process_id;
         let slow = slow(&seconds, &is_own);
-        let storage = storage(&seconds, &now.vitals, &is_own).with_users_from(&slow);
+        let storage = Storage {
+            failure: last.failure.clone().filter(|cause| DISK_FAILURES.contains(&cause.as_str())),
+            ..storage(&seconds, &now.vitals, &is_own).with_users_from(&slow)
+        };
         Some(Self {
             at: last.at,
             since: since(&seconds),
@@ -296,7 +308,8 @@ fn harm(seconds: &[&Second]) -> Harm {
         bad: count(is_bad),
         severe: count(is_severe),
         is_bad_now: seconds.last().is_some_and(|second| is_bad(second)),
-        lost_share: lost_ns as f64 / span.max(1) as f64,
+        // A sync counts where it ends, and may have begun before.
+        lost_share: super::share(lost_ns, span),
         lost_ns,
     }
 }
@@ -456,13 +469,23 @@ pub(super) fn is_kernel_thread(comm: &str) -> bool {
 }
 
 impl Cpu {
-    /// Its threads wait for CPUs so many times as long as they run. Measured on two CPUs: once to three times on a node
-    /// that is fully used by work that sleeps (load, compilers at low priority), twenty to seventy times beside six busy loops.
-    pub const STARVED_RATIO: f64 = 6.0;
+    /// Its threads wait for CPUs so many times as long as they run. Measured on two CPUs: once to eight times on a node
+    /// that is fully used by work that sleeps (load, a database, compilers), twenty to seventy times beside six busy loops.
+    pub const STARVED_RATIO: f64 = 10.0;
 
     /// And they wait for at least so many CPUs: 0.2 to 0.3 at 100 writes a second on a node that is fully used, 1.1 to 2.5 beside
     /// the busy loops. A member with little to do waits little.
     pub const STARVED_LEAST: f64 = 0.25;
+
+    /// All CPUs are taken when less than this part of their time is left. Healthy load leaves more.
+    pub const TAKEN: f64 = 0.02;
+
+    /// Where its cgroup has its own part of the CPUs, others take less from it: beside nine busy loops in another cgroup its threads
+    /// waited for 0.16 CPUs, four times as long as they ran. With CPUs left over, so little is nothing.
+    pub const PRESSED_LEAST: f64 = 0.05;
+
+    /// See [`Cpu::PRESSED_LEAST`]. Load alone, on CPUs that are all taken, has about one.
+    pub const PRESSED_RATIO: f64 = 2.5;
 
     /// A quota that refuses less than this (CPUs) in a second does no harm.
     pub const THROTTLED_LEAST: f64 = 0.1;
@@ -484,6 +507,16 @@ impl Cpu {
             let per = |ns: Option<u64>| ns.unwrap_or(0) as f64 / second.span_ns() as f64;
             Self::starves(per(second.vitals.on_cpu_ns), per(second.vitals.run_delay_ns))
         };
+        let idle = |second: &Second| {
+            let idle_ns = second.vitals.idle_ns.filter(|_| second.vitals.cpus > 0)?;
+            let whole = second.span_ns().saturating_mul(u64::from(second.vitals.cpus));
+            Some(super::share(idle_ns, whole))
+        };
+        let is_pressed = |second: &Second| {
+            let per = |ns: Option<u64>| ns.unwrap_or(0) as f64 / second.span_ns() as f64;
+            let is_taken = idle(second).is_some_and(|idle| idle <= Self::TAKEN);
+            is_taken && Self::is_pressed(per(second.vitals.on_cpu_ns), per(second.vitals.run_delay_ns))
+        };
         let is_throttled = |second: &Second| {
             let refused = second.vitals.throttled_ns.unwrap_or(0) as f64;
             refused / second.span_ns() as f64 >= Self::THROTTLED_LEAST
@@ -493,7 +526,9 @@ impl Cpu {
             is_starved_now: starves(now),
             used: rate(|vitals| vitals.on_cpu_ns).unwrap_or(0.0),
             delayed: rate(|vitals| vitals.run_delay_ns).unwrap_or(0.0),
-            idle_share: of_node(|vitals| vitals.idle_ns),
+            pressed: seconds.iter().filter(|second| is_pressed(second)).count() as u32,
+            is_pressed_now: is_pressed(now),
+            idle_share: idle(now),
             steal_share: of_node(|vitals| vitals.steal_ns),
             quota: now.vitals.quota_millicpus.map(|millicpus| millicpus as f64 / 1e3),
             throttled: rate(|vitals| vitals.throttled_ns),
@@ -509,6 +544,16 @@ impl Cpu {
     /// Whether CPUs used and waited for, per second, are those of a starved process.
     pub fn starves(used: f64, delayed: f64) -> bool {
         delayed >= Self::STARVED_LEAST && delayed >= Self::STARVED_RATIO * used
+    }
+
+    /// Whether CPUs used and waited for, per second, are those of a process that others press, if all CPUs are taken.
+    pub fn is_pressed(used: f64, delayed: f64) -> bool {
+        delayed >= Self::PRESSED_LEAST && delayed >= Self::PRESSED_RATIO * used
+    }
+
+    /// Whether anything says that it has too little CPU, be it for a second.
+    pub const fn is_suspect(&self) -> bool {
+        self.starved > 0 || self.pressed > 0
     }
 
     /// Others' part of all CPU time of the node.
@@ -586,7 +631,9 @@ fn storage(seconds: &[&Second], now: &Vitals, is_own: &dyn Fn(u32) -> bool) -> S
         .find(|users| !users.is_empty())
         .unwrap_or(&now.journal_users);
     let (users, first_bytes, workers) = by_bytes(journal_users, is_own, CulpritKind::Journal);
-    let (fillers, _, _) = by_bytes(&now.fillers, is_own, CulpritKind::Process);
+    let (mut fillers, _, _) = by_bytes(&now.fillers, is_own, CulpritKind::Process);
+    // What a process writes anywhere says little of this filesystem.
+    fillers.retain(|filler| filler.certainty > Confidence::Low);
     Storage {
         free_bytes: now.free_bytes,
         size_bytes: now.size_bytes,
@@ -596,6 +643,7 @@ fn storage(seconds: &[&Second], now: &Vitals, is_own: &dyn Fn(u32) -> bool) -> S
         io_errors: sum(|vitals| vitals.io_errors),
         sync_errors: sum(|vitals| vitals.sync_errors),
         errno: now.last_errno,
+        failure: None,
         io_limited: now.io_limited,
         journal_users: users,
         journal_user_bytes: first_bytes,

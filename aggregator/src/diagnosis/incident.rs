@@ -328,7 +328,7 @@ impl Open {
     /// it take the name back.
     fn take(&mut self, at: At, mut finding: Finding) {
         self.seen_at = self.seen_at.max(at);
-        if finding.weight_ns.saturating_mul(2) < self.peak_ns {
+        if finding.weight_ns.saturating_mul(5) < self.peak_ns.saturating_mul(4) {
             return;
         }
         self.peak_ns = self.peak_ns.max(finding.weight_ns);

@@ -4,7 +4,7 @@
 //! Where a number comes from stands beside it: measured signatures of the causes, etcd's own deadlines (heartbeat 100 ms, election
 //! 1 s, 10 ms recommended for a WAL sync), or what calm and heavily loaded healthy clusters showed.
 
-use super::facts::Facts;
+use super::facts::{Cpu, Facts};
 use super::{Cause, Confidence, Evidence, Finding, RuledOut};
 
 mod cpu;
@@ -116,7 +116,7 @@ fn unknown(facts: &Facts, split: Option<&Split>, found: &[Finding]) -> Option<Fi
     // A full disk is no reason for slow syncs; anything else is taken for one.
     let is_explained = found.iter().any(|finding| finding.cause != Cause::DiskNearlyFull);
     // Starvation is believed a second later than it begins.
-    let starves = facts.cpu.as_ref().is_some_and(|cpu| cpu.starved > 0);
+    let starves = facts.cpu.as_ref().is_some_and(Cpu::is_suspect);
     if !facts.harm.is_slow() || facts.harm.bad < 3 || is_explained || starves {
         return None;
     }

@@ -47,6 +47,8 @@ pub struct Sample {
     pub slow: Option<v1::LiveSlowSyncs>,
     /// Its vitals.
     pub vitals: Option<v1::LiveVitals>,
+    /// Why it does not serve, by its log; `None` while it does.
+    pub failure: Option<String>,
     /// The agent's wall clock minus ours, transport included, in nanoseconds.
     pub clock_offset_ns: i64,
 }

@@ -75,6 +75,7 @@ fn sample(model: &Model, agent: Uuid, report: &Report) -> Sample {
         running: report.live.running,
         slow: report.live.slow_syncs.clone(),
         vitals: report.live.vitals.clone(),
+        failure: report.live.boot_failure.as_ref().map(|failure| failure.cause.clone()),
         clock_offset_ns: known.map_or(0, |agent| agent.clock_offset_ns),
     }
 }

@@ -22,13 +22,16 @@ const IDLE_IN_SYNCS: f64 = 0.3;
 const PINNED_DELAY: f64 = 1.0;
 
 /// ... for so many times as long as it runs ...
-const PINNED_RATIO: f64 = 9.0;
+const PINNED_RATIO: f64 = 12.0;
 
 /// ... while somebody uses half a CPU and more.
 const PINNED_USER: f64 = 0.5;
 
 /// Others must use this part of the node's CPU time before they are to blame.
 const USERS_LEAST: f64 = 0.3;
+
+/// One who uses this part of it leaves etcd what its cgroup has by right.
+const MOST: f64 = 0.5;
 
 /// The same beside a quota, which delays threads too.
 const USERS_BESIDE_QUOTA: f64 = 0.5;
@@ -207,6 +210,11 @@ fn may_starve(cpu: &Cpu, found: &[Finding]) -> bool {
 
 /// By all of its threads, in two seconds of three.
 fn is_starved(cpu: &Cpu, found: &[Finding]) -> bool {
+    // One who takes most of all CPUs, and leaves none.
+    let has_most = || grouped(&cpu.users).first().is_some_and(|user| user.share >= MOST);
+    if cpu.is_pressed_now && cpu.pressed >= 2 && has_most() {
+        return true;
+    }
     if !cpu.is_starved_now || cpu.starved < 2 {
         return false;
     }

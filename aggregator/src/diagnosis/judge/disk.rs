@@ -3,7 +3,7 @@
 use super::split::Split;
 use super::words::{bytes, percent, span};
 use super::{finding, is_among};
-use crate::diagnosis::facts::Facts;
+use crate::diagnosis::facts::{Cpu, Facts};
 use crate::diagnosis::{Cause, Confidence, Culprit, Finding, share};
 
 const MIB: f64 = 1_048_576.0;
@@ -263,7 +263,7 @@ fn is_consequence(facts: &Facts, split: &Split, found: &[Finding], service_ns: f
     }
     // Whatever serves a virtual disk needs CPUs itself: beside hogs 76 % of a sync on a loop device was "flush". Without CPUs a slow
     // device can't be told from a starved one, and the first second of it is not counted as starvation yet.
-    let starves = facts.cpu.as_ref().is_some_and(|cpu| cpu.starved > 0);
+    let starves = facts.cpu.as_ref().is_some_and(Cpu::is_suspect);
     if starves || is_among(found, Cause::CpuStarvation) || is_among(found, Cause::CpuSteal) {
         return true;
     }
@@ -333,11 +333,12 @@ pub fn errors(facts: &Facts) -> Option<Finding> {
     let storage = &facts.storage;
     let no_room = NO_ROOM.contains(&storage.errno);
     let syncs = if no_room { 0 } else { storage.sync_errors };
-    if storage.io_errors == 0 && syncs == 0 {
+    if storage.io_errors == 0 && syncs == 0 && storage.failure.is_none() {
         return None;
     }
+    let said = storage.failure.as_ref().map_or_else(String::new, |cause| format!("; its log says {cause}"));
     let summary = format!(
-        "the disk of {} fails: {} requests and {} syncs ended with an error{}",
+        "the disk of {} fails: {} requests and {} syncs ended with an error{}{said}",
         facts.member,
         storage.io_errors,
         syncs,

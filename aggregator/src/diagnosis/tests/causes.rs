@@ -17,6 +17,7 @@ fn classes() -> Vec<Class> {
         ("defragmentation", defragmenting(), Cause::OwnIo, None),
         ("steal", stolen(), Cause::CpuSteal, None),
         ("hogs", hogs(), Cause::CpuStarvation, Some(4_246)),
+        ("hogs in a cgroup", hogs_in_a_cgroup(), Cause::CpuStarvation, Some(4_246)),
         ("quota", quota(), Cause::CpuQuota, None),
         ("stopped", stopped(), Cause::Stopped, Some(4_249)),
         ("errors", errors(), Cause::DeviceErrors, None),

@@ -71,6 +71,8 @@ fn vitals_below_their_bounds_are_no_cause() {
         ("much steal without harm", Second { steal: 900, ..calm() }),
         ("CPUs that are used up by quick work", Second { used: 700, delayed: 1_300, idle: 0, ..heavy() }),
         ("hogs elsewhere", Second { delayed: 120, cpu_users: hogs().cpu_users, ..calm() }),
+        ("a hog with CPUs to spare", Second { idle: 160, ..hogs_in_a_cgroup() }),
+        ("a node that is taken by many", Second { cpu_users: heavy().cpu_users, ..hogs_in_a_cgroup() }),
         ("run delay with CPUs to spare", Second { used: 60, delayed: 560, idle: 900, ..calm() }),
         ("a limit that is not reached", Second { io_limited: Some(true), ..calm() }),
         ("half full", Second { free_mib: 400, size_mib: 1_000, ..calm() }),

@@ -105,6 +105,16 @@ fn errors_of_a_process_that_ended_are_seen() {
     assert_eq!(run.causes(), [Cause::DeviceErrors]);
 }
 
+#[test]
+fn an_etcd_that_ended_before_its_errors_were_counted_says_so_in_its_log() {
+    let mut run = Run::calm();
+    run.seconds(3, &Second { gone: true, failure: "disk_error", ..calm() });
+    assert_eq!(run.causes(), [Cause::DeviceErrors]);
+    let mut run = Run::calm();
+    run.seconds(3, &Second { gone: true, failure: "port_taken", ..calm() });
+    assert_eq!(run.causes(), []);
+}
+
 fn finding(weight_ns: u64) -> Finding {
     Finding {
         cause: Cause::SlowDevice,

@@ -74,6 +74,8 @@ pub struct Second {
     pub io_limited: Option<bool>,
     pub no_vitals: bool,
     pub gone: bool,
+    /// What its log says, when it is gone.
+    pub failure: &'static str,
 }
 
 /// 100 writes a second on a good disk.
@@ -206,6 +208,10 @@ pub fn hogs() -> Second {
         cpu_users: vec![(4_246, "hog", 480), (4_247, "hog", 470), (4_248, "hog", 460), (501, "etcd", 40)],
         ..calm()
     }
+}
+
+pub fn hogs_in_a_cgroup() -> Second {
+    Second { used: 40, delayed: 160, cpu_users: vec![(4_246, "hog", 1_850), (501, "etcd", 40)], ..hogs() }
 }
 
 pub fn quota() -> Second {
@@ -383,6 +389,8 @@ impl Run {
                     latency: histogram(&self.counts[1]),
                 },
             ],
+            boot_failure: (!second.failure.is_empty())
+                .then(|| v1::BootFailure { cause: second.failure.to_owned(), ..Default::default() }),
             slow_syncs: Some(self.slow.clone()),
             vitals: (!second.no_vitals).then(|| self.vitals.clone()),
             ..Default::default()
