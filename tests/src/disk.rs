@@ -21,7 +21,7 @@ use crate::tools;
 pub const SIZE: u64 = 1 << 30;
 
 /// How long an unmount may find the filesystem busy, such as by a process that looks at /proc.
-const BUSY_LIMIT: Duration = Duration::from_secs(3);
+const BUSY_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a member's data directory is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

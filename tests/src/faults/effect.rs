@@ -15,7 +15,7 @@ const SLOW_EDGE: f64 = 0.016;
 const SLOW_SYNCS: f64 = 5.0;
 
 /// Time in which etcd's threads could have run but had no CPU, per second.
-const RUN_DELAY: f64 = 0.05;
+const RUN_DELAY: f64 = 0.2;
 
 /// Share of all CPUs that a healthy load leaves idle.
 const IDLE: f64 = 0.05;
@@ -205,8 +205,8 @@ mod tests {
 
     #[test]
     fn each_fault_is_felt_where_it_acts() {
-        let hogs = Fault::Hogs { threads: 1, urgent: 0 };
-        let effect = Effect { cpu: Cpu { on: 0.0, delay: 0.5 }, slow_syncs: Some(0.0), ..Effect::default() };
+        let hogs = Fault::Hogs { threads: 1, urgent: 0, within: false };
+        let effect = Effect { cpu: Cpu { on: 0.0, delay: 1.5 }, slow_syncs: Some(0.0), ..Effect::default() };
         assert!(effect.is_felt(hogs, 6.0) && !effect.is_felt(hogs, 60.0));
         assert!(!effect.is_felt(Fault::Quota { percent: 1 }, 6.0) && !effect.is_felt(SLOW, 6.0));
         assert!(effect.is_felt(Fault::Stop { millis: 300, leaves: true }, 6.0));

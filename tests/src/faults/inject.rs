@@ -66,7 +66,7 @@ pub async fn inject(stand: &FaultStand, planned: &Planned, cores: f64) -> Result
     let mut onset = SystemTime::now();
     let mut culprit = Wanted::Nobody;
     let mut doing = None;
-    let mut pod = None;
+    let (mut pod, mut groups) = (None, Vec::new());
     match planned.fault {
         Fault::Load { rate, clients } => {
             let plan = LoadPlan { rate: Some(rate), clients, ..LoadPlan::default() };
@@ -104,7 +104,12 @@ pub async fn inject(stand: &FaultStand, planned: &Planned, cores: f64) -> Result
         Fault::Throttle { writes } => {
             guards.push(Box::new(member.cgroup()?.limit_writes_while(&disk.device_number()?, writes)?));
         }
-        Fault::Hogs { threads, urgent } => doing = Some(Act::Hog { threads, urgent }),
+        Fault::Hogs { threads, urgent, within } => {
+            if within {
+                groups = member.cgroup()?.procs();
+            }
+            doing = Some(Act::Hog { threads, urgent });
+        }
         Fault::Quota { percent } => {
             guards.push(Box::new(member.cgroup()?.limit_cpu_while(quota(cores, percent))?));
         }
@@ -115,7 +120,7 @@ pub async fn inject(stand: &FaultStand, planned: &Planned, cores: f64) -> Result
         }
     }
     if let Some(act) = doing {
-        let groups = pod.as_ref().map(Pod::procs).unwrap_or_default();
+        groups.extend(pod.as_ref().map(Pod::procs).unwrap_or_default());
         let (process, began) = stand.act(&planned.process, &act, &groups).await?;
         onset = began;
         culprit = named(&process, pod.as_ref());

@@ -103,8 +103,10 @@ pub enum Fault {
     Hogs {
         /// Threads.
         threads: u32,
-        /// How much more urgent than etcd, in steps of niceness.
+        /// How much more urgent than etcd, in steps of niceness: counts only within a group.
         urgent: u32,
+        /// In the member's own cgroup, where they starve it; else beside it, where the kernel shares the CPUs fairly.
+        within: bool,
     },
     /// A limit of CPU time.
     Quota {
@@ -200,7 +202,7 @@ fn mixed(seed: u64, class: Class, number: u32, attempt: u32) -> u64 {
 fn single(random: &mut StdRng, class: Class, media: [Medium; MEMBERS]) -> Planned {
     let fault = fault(random, class);
     let member = match fault {
-        Fault::Load { .. } | Fault::Hogs { .. } => 0,
+        Fault::Load { .. } | Fault::Hogs { within: false, .. } => 0,
         // Only ext4 has a journal whose users the kernel tells.
         Fault::Metadata { .. } => {
             let fitting: Vec<usize> = (0..MEMBERS).filter(|at| media[*at] == Medium::Ext4).collect();
@@ -262,7 +264,8 @@ fn fault(random: &mut StdRng, class: Class) -> Fault {
         Class::DeviceErrors => errors(random),
         Class::IoThrottle => Fault::Throttle { writes: random.random_range(12..=35) },
         Class::CpuHogs => {
-            Fault::Hogs { threads: random.random_range(6..=12), urgent: random.random_range(0..=5) }
+            let (threads, urgent) = (random.random_range(6..=12), random.random_range(0..=10));
+            Fault::Hogs { threads, urgent, within: random.random_bool(0.5) }
         }
         Class::CpuQuota => Fault::Quota { percent: random.random_range(35..=65) },
         Class::Stopped => {
@@ -303,6 +306,13 @@ fn seconds(random: &mut StdRng, (from, to): (f64, f64)) -> Duration {
     Duration::from_secs_f64(random.random_range(from..to))
 }
 
+impl Fault {
+    /// Whether it is done to one member only.
+    pub const fn is_of_one_member(&self) -> bool {
+        !matches!(self, Self::Load { .. } | Self::Hogs { within: false, .. })
+    }
+}
+
 impl Plan {
     /// The same for so long.
     pub fn lasting(mut self, hold: Duration) -> Self {
@@ -316,7 +326,7 @@ impl fmt::Display for Plan {
         for (at, planned) in self.faults.iter().enumerate() {
             let joint = if at == 0 { "" } else { " + " };
             write!(out, "{joint}{}", planned.fault)?;
-            if !matches!(planned.fault, Fault::Load { .. } | Fault::Hogs { .. }) {
+            if planned.fault.is_of_one_member() {
                 write!(out, " at member {}", planned.member)?;
             }
         }
@@ -348,8 +358,9 @@ impl fmt::Display for Fault {
                 write!(out, "one in {one_in} {} fails for {millis} ms", kinds(writes, flushes))
             }
             Self::Throttle { writes } => write!(out, "limit of {writes} writes/s"),
-            Self::Hogs { threads, urgent } => {
-                write!(out, "{threads} busy loops, {urgent} nicer to themselves")
+            Self::Hogs { threads, urgent, within } => {
+                let place = if within { " in its cgroup" } else { "" };
+                write!(out, "{threads} busy loops, {urgent} more urgent{place}")
             }
             Self::Quota { percent } => write!(out, "{percent} % of the CPU it uses"),
             Self::Stop { millis, leaves } => {

@@ -38,7 +38,7 @@ pub async fn run(stand: &FaultStand, key: Key, plan: &Plan, before: &[Expected])
     let at = Utc::now();
     wait_closed(stand, plan).await?;
     let (began, mut words) = (Instant::now(), plan.to_string());
-    for planned in plan.faults.iter().filter(|planned| is_of_one_member(planned.fault)) {
+    for planned in plan.faults.iter().filter(|planned| planned.fault.is_of_one_member()) {
         words.push_str(&format!("; {}", stand.describe(planned.member).await));
     }
     let mut watch = Watch::start(&stand.api, &stand.id).await?;
@@ -126,10 +126,6 @@ async fn wait_closed(stand: &FaultStand, plan: &Plan) -> Result<()> {
 
 async fn look_surely(watch: &mut Watch) -> Result<()> {
     crate::wait::until("the API to answer", AWAY_LIMIT, async || watch.look().await.map(Some)).await
-}
-
-fn is_of_one_member(fault: Fault) -> bool {
-    !matches!(fault, Fault::Load { .. } | Fault::Hogs { .. })
 }
 
 /// Of each fault's member; of what hits all, the first.

@@ -25,7 +25,7 @@ use crate::etcd::Cluster;
 use crate::load::{Load, Plan as LoadPlan};
 use crate::node::{Agent, Aggregator};
 use crate::place::Place;
-use crate::process::Process;
+use crate::process::{Process, run_ahead};
 use crate::slow::{Delays, Pace};
 use crate::stand::VISIBLE_LIMIT;
 use crate::{tools, wait};
@@ -45,8 +45,9 @@ const ONSET_LIMIT: Duration = Duration::from_secs(5);
 /// Diagnoses of a cluster's first seconds are over by then.
 const QUIET_LIMIT: Duration = Duration::from_secs(90);
 
-/// The aggregator belongs on another machine: here it runs ahead of what the faults do to this one.
-const AHEAD: [&str; 3] = ["nice", "-n", "-10"];
+/// Steps of niceness by which the lab and the aggregator, which belong on other machines, are ahead of what the faults do to
+/// this one; more than any fault has.
+const AHEAD: i32 = 18;
 
 /// The running whole. Fields are in the order in which they go.
 #[derive(Debug)]
@@ -91,7 +92,9 @@ impl FaultStand {
     async fn in_place(place: &Arc<Place>, seed: u64) -> Result<Self> {
         let since = from_now();
         let mut aggregator = Aggregator::prepare(place, "aggregator", &[])?;
-        aggregator.daemon = aggregator.daemon.through(AHEAD);
+        run_ahead(AHEAD);
+        aggregator.daemon =
+            aggregator.daemon.through(["nice".to_owned(), "-n".to_owned(), format!("-{AHEAD}")]);
         // The engine loads while etcd elects.
         aggregator.daemon.spawn()?;
         // What thousands of puts a second leave behind must not fill the disks, nor the memory that they are.
