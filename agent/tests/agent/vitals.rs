@@ -194,14 +194,13 @@ fn who_fills_the_disk_is_named_while_it_is_nearly_full() {
     // Slowly enough to be seen while it does.
     let path = disk.directory().join("filler");
     let room = first.disk_free_bytes.unwrap();
-    let mut file = std::fs::File::create(path).unwrap();
+    let file = Arc::new(std::fs::File::create(path).unwrap());
     let step = vec![1; (room / 100) as usize];
-    let filler = std::thread::spawn(move || {
-        for _ in 0..96 {
-            file.write_all(&step).unwrap();
-            std::thread::sleep(Duration::from_millis(100));
+    let filler = Busy::start(1, move |_, round| {
+        if round < 96 {
+            (&*file).write_all(&step).unwrap();
         }
-        file
+        std::thread::sleep(Duration::from_millis(100));
     });
     let own = std::process::id();
     let found = wait_for("who fills it", LIMIT, || {
@@ -215,7 +214,7 @@ fn who_fills_the_disk_is_named_while_it_is_nearly_full() {
     println!("{found:?}");
     assert_eq!((found.0.process_id, found.0.origin()), (own, CulpritOrigin::Process));
     assert!(found.1 > Some(room / 100), "{found:?}");
-    drop(filler.join().unwrap());
+    drop(filler);
     assert!(agent.stop().success());
 }
 
