@@ -1,7 +1,7 @@
 //! Who changes metadata, while that makes syncs slow: an on-demand slot over the kernel's counts.
 //!
 //! jbd2 writes on behalf of everybody, so no request names who filled a journal. A hook at the end of each handle does, but taxes every
-//! change of metadata on the host: it is attached when a slow sync waited mostly for its journal, and goes when there was
+//! change of metadata on the host: it is attached when a slow sync waited for its journal most of all, and goes when there was
 //! none such for a while. What is known before it was attached is nothing, and so nobody is named for the first one.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -13,7 +13,7 @@ use crate::autopsy::culprit::MOST;
 use crate::autopsy::{Autopsy, Certainty, Culprit, Log, Origin, Window};
 use crate::ebpf::{MetadataUsage, Probes};
 
-/// The hook goes after this time without a sync that waited mostly for its journal.
+/// The hook goes after this time without a sync that waited for its journal most of all.
 const OPEN_FOR_NS: u64 = 10_000_000_000;
 
 /// After a failure to attach it, the next attempt.
@@ -27,6 +27,9 @@ const KEPT: usize = 24;
 
 /// Filesystems that are watched at a time.
 const FILESYSTEMS: usize = 32;
+
+/// More users than this are told by name and cgroup instead of one by one.
+const MANY: usize = 16;
 
 /// Who changed metadata of a filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,8 +105,28 @@ impl Snapshots {
         let mut users: Vec<MetadataUser> =
             users.into_values().filter(|user| user.dirtied_blocks > 0).collect();
         users.sort_by_key(|user| (std::cmp::Reverse(user.dirtied_blocks), user.process_id));
-        users
+        if users.len() > MANY { together(users) } else { users }
     }
+}
+
+/// Processes of the same name and cgroup as one, under the id of the one that changed most: a script that starts a program for each
+/// file is nobody otherwise.
+fn together(users: Vec<MetadataUser>) -> Vec<MetadataUser> {
+    let mut merged: Vec<MetadataUser> = Vec::new();
+    for user in users {
+        let same = |known: &&mut MetadataUser| {
+            known.process_id != 0 && (known.comm, known.cgroup) == (user.comm, user.cgroup)
+        };
+        match merged.iter_mut().find(same).filter(|_| user.process_id != 0) {
+            Some(known) => {
+                known.handles += user.handles;
+                known.dirtied_blocks += user.dirtied_blocks;
+            }
+            None => merged.push(user),
+        }
+    }
+    merged.sort_by_key(|user| (std::cmp::Reverse(user.dirtied_blocks), user.process_id));
+    merged
 }
 
 #[derive(Debug, Default)]
@@ -135,10 +158,14 @@ impl JournalSlot {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a sync that was examined; opens the slot if it waited mostly for a jbd2 journal.
+    /// Notes a sync that was examined; opens the slot if it waited for a jbd2 journal more than for anything else but a CPU, which is a
+    /// cause of its own.
     pub fn note(&self, window: &Window, autopsy: &Autopsy, now_ns: u64) {
         let parts = &autopsy.parts;
-        if window.log != Log::Jbd2 || parts.journal_ns < window.latency_ns.div_ceil(2) {
+        let others =
+            [parts.queue_ns, parts.device_ns, parts.flush_ns, parts.throttle_ns, parts.unexplained_ns];
+        let is_most = others.iter().all(|other| parts.journal_ns >= *other);
+        if window.log != Log::Jbd2 || !is_most || parts.journal_ns < window.latency_ns.div_ceil(4) {
             return;
         }
         let mut state = self.lock();
@@ -315,6 +342,18 @@ mod tests {
     }
 
     #[test]
+    fn many_processes_of_one_name_are_one() {
+        let mut snapshots = Snapshots::default();
+        snapshots.note(S, vec![]);
+        let mut now: Vec<MetadataUsage> = (100..180).map(|pid| usage(HERE, pid, TOUCH, 2)).collect();
+        now.push(usage(HERE, 7, b"etcd\0\0\0\0\0\0\0\0\0\0\0\0", 5));
+        now.push(usage(HERE, 150, TOUCH, 3));
+        now.push(usage(HERE, 30, WORKER, 4));
+        snapshots.note(2 * S, now);
+        assert_eq!(told(&snapshots.users(HERE, S, 2 * S)), [(150, 80 * 2 + 3), (7, 5), (0, 4)]);
+    }
+
+    #[test]
     fn few_snapshots_are_kept() {
         let mut snapshots = Snapshots::default();
         for second in 1..100 {
@@ -422,11 +461,18 @@ mod tests {
     }
 
     #[test]
-    fn only_a_sync_that_waited_mostly_for_a_journal_of_jbd2_opens_it() {
+    fn only_a_sync_that_waited_most_of_all_for_a_journal_of_jbd2_opens_it() {
         let slot = JournalSlot::default();
         slot.note(&window(), &slow(400, 0), S);
+        let starved = |journal_ns: u64| Autopsy {
+            parts: Parts { journal_ns, run_queue_ns: 1_000 - journal_ns, ..Parts::default() },
+            ..slow(journal_ns, 0)
+        };
+        slot.note(&window(), &starved(200), S);
         slot.note(&Window { log: Log::Workers, ..window() }, &slow(900, 0), S);
         assert!(slot.lock().wanted.is_empty());
+        slot.note(&window(), &starved(400), S);
+        assert!(slot.lock().wanted.contains_key(&HERE), "waiting for a CPU is another cause");
         for filesystem in 0..100 {
             slot.note(&Window { filesystem, ..window() }, &slow(900, 0), S + u64::from(filesystem));
         }
