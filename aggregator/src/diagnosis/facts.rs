@@ -482,7 +482,7 @@ impl Cpu {
 
     /// Where its cgroup has its own part of the CPUs, others take less from it: beside nine busy loops in another cgroup its threads
     /// waited for 0.16 CPUs, four times as long as they ran. With CPUs left over, so little is nothing.
-    pub const PRESSED_LEAST: f64 = 0.05;
+    pub const PRESSED_LEAST: f64 = 0.1;
 
     /// See [`Cpu::PRESSED_LEAST`]. Load alone, on CPUs that are all taken, has about one.
     pub const PRESSED_RATIO: f64 = 2.5;
