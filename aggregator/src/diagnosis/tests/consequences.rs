@@ -105,6 +105,21 @@ fn a_slow_device_beside_hogs_has_no_quick_syncs() {
 }
 
 #[test]
+fn threads_that_get_a_cpu_only_every_few_seconds_starve() {
+    // What they waited is counted at once when they get it; who uses the CPUs is looked for when they waited.
+    let blocked = Second { wal: vec![], used: 1, delayed: 0, cpu_users: vec![], ..hogs() };
+    let lump = Second { used: 8, delayed: 2_600, ..hogs() };
+    let mut run = Run::calm();
+    for _ in 0..3 {
+        run.seconds(1, &blocked);
+        run.seconds(1, &lump);
+    }
+    assert_eq!(run.causes(), [Cause::CpuStarvation]);
+    assert!(run.opened[0].0 <= 19, "{:?}", run.opened);
+    assert_eq!(run.open(Cause::CpuStarvation).culprit.unwrap().process_id, 4_246);
+}
+
+#[test]
 fn a_slow_device_on_a_busy_node_is_found() {
     let mut second = slow_device_beside_hogs();
     (second.used, second.delayed, second.cpu_users) = (80, 280, heavy().cpu_users);
