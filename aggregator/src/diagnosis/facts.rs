@@ -179,6 +179,8 @@ pub struct Facts {
     pub since: At,
     /// Its name for people.
     pub member: String,
+    /// Path of its cgroup; empty when not known.
+    pub cgroup: String,
     /// Harm.
     pub harm: Harm,
     /// WAL syncs of the window; quantiles are those of the worst second.
@@ -217,6 +219,7 @@ impl Facts {
             at: last.at,
             since: since(&seconds),
             member: member.to_owned(),
+            cgroup: last.cgroup.clone(),
             harm: harm(&seconds),
             wal: syncs(seconds.iter().map(|second| &second.wal)),
             wal_now: now.wal,

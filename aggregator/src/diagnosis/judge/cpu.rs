@@ -1,5 +1,7 @@
 //! What has to do with CPUs and with being left to run.
 
+use std::cmp::Ordering;
+
 use super::split::Split;
 use super::words::{cpus, percent, span};
 use super::{finding, is_among};
@@ -38,6 +40,9 @@ const USERS_BESIDE_QUOTA: f64 = 0.5;
 
 /// Nobody is a culprit with less than this part of the node's CPU time.
 const USER_LEAST: f64 = 0.05;
+
+/// Who shares its cgroup is named before others from this part on.
+const INSIDE_LEAST: f64 = 0.1;
 
 /// A quota that refuses this much is believed at once.
 const QUOTA_MUCH: f64 = 0.3;
@@ -159,7 +164,7 @@ pub fn starvation(facts: &Facts, split: Option<&Split>, found: &[Finding]) -> Op
         return None;
     }
     let cpu = facts.cpu.clone().unwrap_or_default();
-    let culprits = grouped(users);
+    let culprits = grouped(users, &facts.cgroup);
     let share = match (in_syncs, starved) {
         (Some(split), _) => split.run_queue,
         (None, _) => cpu.delayed / (cpu.delayed + cpu.used).max(1e-9),
@@ -215,7 +220,7 @@ fn may_starve(cpu: &Cpu, found: &[Finding]) -> bool {
 /// of them: the window as a whole counts, if CPUs are short in two seconds of it.
 fn is_starved(cpu: &Cpu, found: &[Finding]) -> bool {
     // One who takes most of all CPUs, and leaves none.
-    let has_most = || grouped(&cpu.users).first().is_some_and(|user| user.share >= MOST);
+    let has_most = || grouped(&cpu.users, "").first().is_some_and(|user| user.share >= MOST);
     if cpu.is_pressed_now && cpu.pressed >= 2 && has_most() {
         return true;
     }
@@ -235,7 +240,9 @@ fn is_starved(cpu: &Cpu, found: &[Finding]) -> bool {
 }
 
 /// Processes of one program in one cgroup are one culprit: eight workers with a quarter of a CPU each are two CPUs' worth.
-fn grouped(users: &[Culprit]) -> Vec<Culprit> {
+///
+/// Whoever shares its cgroup takes from etcd itself, others first from all cgroups.
+fn grouped(users: &[Culprit], own_cgroup: &str) -> Vec<Culprit> {
     let mut groups: Vec<Culprit> = Vec::new();
     for user in users.iter().filter(|user| !is_kernel_thread(&user.comm)) {
         let is_same = |group: &&mut Culprit| {
@@ -246,7 +253,12 @@ fn grouped(users: &[Culprit]) -> Vec<Culprit> {
             None => groups.push(user.clone()),
         }
     }
-    groups.sort_by(|a, b| b.share.total_cmp(&a.share));
+    let is_inside = |group: &Culprit| {
+        !matches!(own_cgroup, "" | "/") && group.cgroup == own_cgroup && group.share >= INSIDE_LEAST
+    };
+    groups.sort_by(|a, b| {
+        (is_inside(b), b.share).partial_cmp(&(is_inside(a), a.share)).unwrap_or(Ordering::Equal)
+    });
     groups.retain(|group| group.share >= USER_LEAST);
     groups
 }

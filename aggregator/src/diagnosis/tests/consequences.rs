@@ -120,6 +120,12 @@ fn threads_that_get_a_cpu_only_every_few_seconds_starve() {
 }
 
 #[test]
+fn who_shares_its_cgroup_is_named_before_those_who_use_more() {
+    let cpu_users = vec![(700, "database", 900), (4_246, "hog", 700), (900, "other", 250)];
+    only("inside", &Second { cpu_users, inside: 4_246, ..hogs() }, Cause::CpuStarvation, Some(4_246));
+}
+
+#[test]
 fn a_slow_device_on_a_busy_node_is_found() {
     let mut second = slow_device_beside_hogs();
     (second.used, second.delayed, second.cpu_users) = (80, 280, heavy().cpu_users);
