@@ -41,6 +41,8 @@ pub struct Sample {
     pub source: (Uuid, String),
     /// The member's process.
     pub process: Option<v1::Process>,
+    /// Path of its cgroup; empty when not known.
+    pub cgroup: String,
     /// Whether it runs.
     pub running: bool,
     /// Slow syncs so far.

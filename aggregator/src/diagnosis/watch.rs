@@ -72,6 +72,7 @@ fn sample(model: &Model, agent: Uuid, report: &Report) -> Sample {
         at: report.at,
         source: (agent, known.map_or_else(String::new, |agent| agent.epoch.clone())),
         process: report.member().and_then(|member| member.process.clone()),
+        cgroup: report.member().map_or_else(String::new, |member| member.cgroup.clone()),
         running: report.live.running,
         slow: report.live.slow_syncs.clone(),
         vitals: report.live.vitals.clone(),

@@ -1,5 +1,7 @@
 //! What has to do with CPUs and with being left to run.
 
+use std::cmp::Ordering;
+
 use super::split::Split;
 use super::words::{cpus, percent, span};
 use super::{finding, is_among};
@@ -11,9 +13,6 @@ const STOPPED_LEAST_NS: u64 = 100_000_000;
 
 /// The run queue's part of slow syncs from which on it is their cause.
 const RUN_QUEUE_LEAST: f64 = 0.4;
-
-/// The node has no CPU to spare when less than this is idle.
-const IDLE: f64 = 0.05;
 
 /// The same for syncs alone, which are short beside a second.
 const IDLE_IN_SYNCS: f64 = 0.3;
@@ -41,6 +40,9 @@ const USERS_BESIDE_QUOTA: f64 = 0.5;
 
 /// Nobody is a culprit with less than this part of the node's CPU time.
 const USER_LEAST: f64 = 0.05;
+
+/// Who shares its cgroup is named before others from this part on.
+const INSIDE_LEAST: f64 = 0.1;
 
 /// A quota that refuses this much is believed at once.
 const QUOTA_MUCH: f64 = 0.3;
@@ -162,7 +164,7 @@ pub fn starvation(facts: &Facts, split: Option<&Split>, found: &[Finding]) -> Op
         return None;
     }
     let cpu = facts.cpu.clone().unwrap_or_default();
-    let culprits = grouped(users);
+    let culprits = grouped(users, &facts.cgroup);
     let share = match (in_syncs, starved) {
         (Some(split), _) => split.run_queue,
         (None, _) => cpu.delayed / (cpu.delayed + cpu.used).max(1e-9),
@@ -206,7 +208,7 @@ pub fn starvation(facts: &Facts, split: Option<&Split>, found: &[Finding]) -> Op
 /// Whether others may be to blame when a thread of it waits for a CPU in its syncs: not when CPUs are idle, unless somebody has one to
 /// himself; nor when the quota is used up, unless the node is as well.
 fn may_starve(cpu: &Cpu, found: &[Finding]) -> bool {
-    let is_full = cpu.idle_share.is_none_or(|idle| idle <= IDLE);
+    let is_full = cpu.idle_share.is_none_or(|idle| idle <= Cpu::FULL);
     if is_among(found, Cause::CpuQuota) {
         return is_full && cpu.users_share() >= USERS_BESIDE_QUOTA;
     }
@@ -214,23 +216,23 @@ fn may_starve(cpu: &Cpu, found: &[Finding]) -> bool {
     is_full || has_one || cpu.idle_share.is_some_and(|idle| idle <= IDLE_IN_SYNCS)
 }
 
-/// By all of its threads, in two seconds of three.
+/// By all of its threads. How long a thread waited is only counted when it gets its CPU, so one that starves for seconds shows in few
+/// of them: the window as a whole counts, if CPUs are short in two seconds of it.
 fn is_starved(cpu: &Cpu, found: &[Finding]) -> bool {
     // One who takes most of all CPUs, and leaves none.
-    let has_most = || grouped(&cpu.users).first().is_some_and(|user| user.share >= MOST);
+    let has_most = || grouped(&cpu.users, "").first().is_some_and(|user| user.share >= MOST);
     if cpu.is_pressed_now && cpu.pressed >= 2 && has_most() {
         return true;
-    }
-    if !cpu.is_starved_now || cpu.starved < 2 {
-        return false;
     }
     let has_quota = is_among(found, Cause::CpuQuota);
     let users = if has_quota { USERS_BESIDE_QUOTA } else { USERS_LEAST };
     // Who uses the CPUs is looked for from the second such second on.
-    let is_looked_for = cpu.users.is_empty() && !has_quota && cpu.starved >= 3;
+    let is_looked_for = cpu.users.is_empty() && !has_quota && cpu.full >= 3;
     let is_taken = is_looked_for || cpu.users_share() >= users;
-    let is_full = cpu.idle_share.is_some_and(|idle| idle <= IDLE);
-    let is_pinned = cpu.delayed >= PINNED_DELAY
+    let is_full = cpu.is_full_now && cpu.full >= 2 && Cpu::starves(cpu.used, cpu.delayed);
+    let is_pinned = cpu.is_starved_now
+        && cpu.starved >= 2
+        && cpu.delayed >= PINNED_DELAY
         && cpu.delayed >= PINNED_RATIO * cpu.used
         && !has_quota
         && cpu.users.first().is_some_and(|user| user.share * f64::from(cpu.cpus) >= PINNED_USER);
@@ -238,7 +240,9 @@ fn is_starved(cpu: &Cpu, found: &[Finding]) -> bool {
 }
 
 /// Processes of one program in one cgroup are one culprit: eight workers with a quarter of a CPU each are two CPUs' worth.
-fn grouped(users: &[Culprit]) -> Vec<Culprit> {
+///
+/// Whoever shares its cgroup takes from etcd itself, others first from all cgroups.
+fn grouped(users: &[Culprit], own_cgroup: &str) -> Vec<Culprit> {
     let mut groups: Vec<Culprit> = Vec::new();
     for user in users.iter().filter(|user| !is_kernel_thread(&user.comm)) {
         let is_same = |group: &&mut Culprit| {
@@ -249,7 +253,12 @@ fn grouped(users: &[Culprit]) -> Vec<Culprit> {
             None => groups.push(user.clone()),
         }
     }
-    groups.sort_by(|a, b| b.share.total_cmp(&a.share));
+    let is_inside = |group: &Culprit| {
+        !matches!(own_cgroup, "" | "/") && group.cgroup == own_cgroup && group.share >= INSIDE_LEAST
+    };
+    groups.sort_by(|a, b| {
+        (is_inside(b), b.share).partial_cmp(&(is_inside(a), a.share)).unwrap_or(Ordering::Equal)
+    });
     groups.retain(|group| group.share >= USER_LEAST);
     groups
 }

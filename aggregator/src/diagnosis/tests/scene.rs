@@ -60,6 +60,8 @@ pub struct Second {
     pub quota_millicpus: Option<u64>,
     /// (pid, name, ms of CPU).
     pub cpu_users: Vec<(u32, &'static str, u64)>,
+    /// Of them, one that is in the member's own cgroup.
+    pub inside: u32,
     /// Bytes are of metadata.
     pub journal_users: Vec<Who>,
     /// (number, sender).
@@ -377,6 +379,7 @@ impl Run {
                 cluster_id: 7,
                 member_id: MEMBER,
                 name: "m1".to_owned(),
+                cgroup: "/etcd".to_owned(),
                 process: Some(v1::Process { pid: self.pid, ..Default::default() }),
                 ..Default::default()
             }),
@@ -458,6 +461,7 @@ impl Run {
                 comm: (*name).to_owned(),
                 process: (*name).to_owned(),
                 on_cpu_ns: ms * MS,
+                cgroup: if *pid == second.inside { "/etcd" } else { "/else" }.to_owned(),
                 threads: 1,
                 ..Default::default()
             })
