@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 
 use crate::clock::{Reading, SECOND_NS};
 use crate::discover::{EtcdProcess, ProcFs, ProcessId};
-use crate::ebpf::{Position, Probes, Signal};
+use crate::ebpf::{Position, Probes, RequestFailures, Signal};
 use crate::hub::Note;
 use crate::priority;
 use crate::probe::examine::Beside;
@@ -172,7 +172,10 @@ impl Vitals {
             Command::Remove(id) => {
                 self.take_signals(now);
                 self.beside.quotas.forget(id);
-                if let Some(member) = self.members.remove(&id) {
+                let failures = self.failures();
+                let sync_errors = self.probes.as_ref().and_then(|probes| probes.sync_errors(id.pid));
+                if let Some(mut member) = self.members.remove(&id) {
+                    member.note_errors(sync_errors, failures.as_deref());
                     // Its last moments: what ended it, above all.
                     self.tell(id, member.last());
                 }
@@ -183,6 +186,12 @@ impl Vitals {
                 }
             }
         }
+    }
+
+    /// Requests that failed, by disk; `None` where requests are not seen.
+    fn failures(&self) -> Option<Vec<RequestFailures>> {
+        let probes = self.probes.as_ref().filter(|probes| probes.sees_requests())?;
+        Some(probes.request_failures())
     }
 
     fn take_signals(&mut self, now: Reading) {
@@ -202,11 +211,7 @@ impl Vitals {
         self.beside.journals.tick(now.mono_ns);
         let node = Node {
             times: steal::read(&self.proc),
-            failures: self
-                .probes
-                .as_ref()
-                .filter(|probes| probes.sees_requests())
-                .map(|probes| probes.request_failures()),
+            failures: self.failures(),
             sees_signals: self.probes.as_ref().is_some_and(|probes| probes.sees_signals()),
         };
         let mut waits_for_cpu = false;

@@ -179,12 +179,7 @@ impl Member {
             let devices: Vec<Number> = self.room.disks.iter().map(number).collect();
             self.quota = quotas.look(proc, id, &devices, now.mono_ns);
         }
-        if let Some(sync_errors) = sync_errors {
-            self.sync_errors.note(sync_errors);
-        }
-        if let Some(failures) = &node.failures {
-            self.note_failures(failures);
-        }
+        self.note_errors(sync_errors, node.failures.as_deref());
         let delay = |totals: Option<Totals>| totals.map_or(0, |totals| totals.run_delay_ns);
         let waited_ns = before.map_or(0, |_| delay(self.totals).saturating_sub(delay(before)));
         self.waits_for_cpu = waited_ns >= super::DELAY_NS;
@@ -194,6 +189,17 @@ impl Member {
     /// Whether it is gone for so long that whoever should have said so will not.
     pub const fn is_forgotten(&self) -> bool {
         self.missed > MISSED
+    }
+
+    /// Takes in what failed. etcd ends itself on the first sync that fails, so what failed since the last sample is looked at
+    /// once more when it is gone.
+    pub fn note_errors(&mut self, sync_errors: Option<u64>, failures: Option<&[RequestFailures]>) {
+        if let Some(sync_errors) = sync_errors {
+            self.sync_errors.note(sync_errors);
+        }
+        if let Some(failures) = failures {
+            self.note_failures(failures);
+        }
     }
 
     fn look_at_room(&mut self, proc: &ProcFs, now: Reading) {
@@ -283,6 +289,9 @@ impl Member {
     pub fn last(mut self) -> v1::LiveVitals {
         self.shown.signals = self.signals.to_vec();
         self.shown.stopped_ns_total = self.stopped_ns.map(|stopped_ns| stopped_ns.max(self.stops.total_ns()));
+        self.shown.io_errors_total = self.io_errors;
+        self.shown.sync_errors_total = self.sync_errors.total;
+        self.shown.last_errno = self.last_errno;
         (self.shown.cpu_users, self.shown.journal_users) = (Vec::new(), Vec::new());
         self.shown
     }

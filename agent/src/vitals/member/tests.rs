@@ -215,6 +215,20 @@ fn only_what_fails_on_its_disks_and_from_now_on_is_counted() {
 }
 
 #[test]
+fn what_failed_after_the_last_sample_is_shown_when_it_is_gone() {
+    let mut recorded = Recorded::new();
+    let failed = |count| RequestFailures { device: 7, errno: libc::EIO, count };
+    recorded.member.room.disks = vec![7];
+    recorded.member.note_errors(Some(0), Some(&[failed(3)]));
+    recorded.member.note_errors(Some(1), Some(&[failed(4)]));
+    let shown = recorded.member.last();
+    assert_eq!(
+        (shown.io_errors_total, shown.sync_errors_total, shown.last_errno),
+        (Some(1), Some(1), libc::EIO)
+    );
+}
+
+#[test]
 fn counts_that_begin_anew_do_not_fall() {
     let mut growing = Growing::default();
     let totals: Vec<Option<u64>> = [3, 5, 1, 1, 4]
