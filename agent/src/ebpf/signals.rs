@@ -45,7 +45,9 @@ const IGNORED: u32 = 1;
 fn signal(words: SignalWords) -> Signal {
     // SAFETY: numbers without padding, as the type asserts.
     let record: SignalRecord = unsafe { of_words(words) };
-    let by_kernel = record.flags & BY_KERNEL != 0;
+    let (stop, one_thread) = (record.signal == libc::SIGSTOP as u32, record.flags & TO_PROCESS == 0);
+    // What a debugger sends when it attaches looks like the kernel's own (kernel/ptrace.c), but is the debugger's doing.
+    let by_kernel = record.flags & BY_KERNEL != 0 && !(stop && one_thread);
     Signal {
         at_ns: record.at_ns,
         process_id: record.process_id,
@@ -121,5 +123,10 @@ mod tests {
         let found = signal(words(BY_KERNEL | TO_PROCESS, 0));
         assert_eq!((found.sender_process_id, found.sender_cgroup), (0, 0));
         assert_eq!(&found.sender_comm[..7], b"kernel\0");
+    }
+
+    #[test]
+    fn a_debugger_that_attaches_is_named() {
+        assert_eq!(signal(words(BY_KERNEL, 0)).sender_process_id, 600);
     }
 }

@@ -15,7 +15,13 @@ const PROCESSES: usize = 8_192;
 const LASTS_AT_MOST: Duration = Duration::from_millis(100);
 
 /// Looks further apart than this are not compared.
-const APART_NS: u64 = 3_000_000_000;
+const APART_NS: u64 = 8_000_000_000;
+
+/// So many looks are taken as often as they are asked for; while the shortage goes on, further ones this far apart. However long a look
+/// takes, it has no more than a part of the time.
+const OFTEN: u32 = 10;
+const SELDOM_NS: u64 = 1_500_000_000;
+const SHARE_OF_LOOKING: u64 = 50;
 
 /// Most users that are told, and the least that one uses: a twentieth of a CPU.
 const USERS: usize = 5;
@@ -78,11 +84,25 @@ struct Look {
 pub struct CpuUsers {
     last: Option<Look>,
     users: Vec<User>,
+    looks: u32,
+    lasted_ns: u64,
 }
 
 impl CpuUsers {
-    /// Looks, and compares with the last look.
+    /// Looks, and compares with the last look; what that said stays when it is too early.
     pub fn look(&mut self, proc: &ProcFs, now_ns: u64) {
+        let pause_ns = if self.looks < OFTEN { 0 } else { SELDOM_NS };
+        let pause_ns = pause_ns.max(self.lasted_ns.saturating_mul(SHARE_OF_LOOKING));
+        if self.last.as_ref().is_some_and(|last| now_ns.saturating_sub(last.at_ns) < pause_ns) {
+            return;
+        }
+        let begin = Instant::now();
+        self.take(proc, now_ns);
+        self.looks = self.looks.saturating_add(1);
+        self.lasted_ns = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    }
+
+    fn take(&mut self, proc: &ProcFs, now_ns: u64) {
         let look = Look { at_ns: now_ns, processes: list(proc) };
         let comparable = self.last.take().filter(|last| now_ns.saturating_sub(last.at_ns) <= APART_NS);
         self.users = comparable.map_or_else(Vec::new, |last| compare(&last, &look));
@@ -192,7 +212,7 @@ mod tests {
         }
 
         fn look(&mut self, at_ns: u64) -> Vec<(u32, u64)> {
-            self.users.look(&ProcFs::new(self.root.path()), at_ns);
+            self.users.take(&ProcFs::new(self.root.path()), at_ns);
             self.users.besides(7).map(|user| (user.process_id, user.on_cpu_ns)).collect()
         }
     }
@@ -269,9 +289,34 @@ mod tests {
         recorded.set(20, 1, 0, 0, 5);
         recorded.look(S);
         recorded.set(20, 1, 400, 0, 5);
-        assert_eq!(recorded.look(5 * S), []);
+        assert_eq!(recorded.look(S + APART_NS + 1), []);
         recorded.users.forget();
-        assert_eq!(recorded.look(6 * S), []);
+        assert_eq!(recorded.look(S + APART_NS + 2), []);
+    }
+
+    #[test]
+    fn while_it_goes_on_looks_become_rarer_and_what_was_said_stays() {
+        let mut recorded = Recorded::new();
+        let proc = ProcFs::new(recorded.root.path());
+        let mut users = CpuUsers::default();
+        let mut taken = Vec::new();
+        for second in 1..=20_u64 {
+            recorded.set(20, 1, second * 50, 0, 5);
+            users.look(&proc, second * S);
+            if users.last.as_ref().is_some_and(|last| last.at_ns == second * S) {
+                taken.push(second);
+            }
+            // However slow this machine is.
+            users.lasted_ns = 0;
+            let told: Vec<u64> = users.besides(7).map(|user| user.on_cpu_ns).collect();
+            assert_eq!(told, if second == 1 { vec![] } else { vec![500_000_000] }, "{second}");
+        }
+        assert_eq!(taken, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20]);
+        users.lasted_ns = 100_000_000;
+        users.looks = 0;
+        users.look(&proc, 24 * S);
+        assert_eq!(users.last.map(|last| last.at_ns), Some(20 * S), "a look takes long here");
+        recorded.users.forget();
     }
 
     #[test]

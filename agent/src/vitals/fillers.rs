@@ -21,8 +21,11 @@ const LASTS_AT_MOST: Duration = Duration::from_millis(200);
 /// Growth is told over this time.
 const OVER_NS: u64 = 3_000_000_000;
 
-/// A file that is met for the first time counts in full if it was made at most so long ago.
-const NEW: Duration = Duration::from_secs(30);
+/// A file that is met for the first time counts in full if it was made since the look before; without one, at most so long ago.
+const NEW: Duration = Duration::from_secs(5);
+
+/// The clock of filesystems ticks this coarsely at most.
+const COARSE: Duration = Duration::from_millis(100);
 
 /// Most that are told, and the least that one has written.
 const MOST: usize = 5;
@@ -51,7 +54,8 @@ struct Look {
 #[derive(Debug, Clone, Default)]
 struct File {
     bytes: u64,
-    is_new: bool,
+    /// How long ago it was made; `None` = the filesystem does not tell.
+    age: Option<Duration>,
     holders: Vec<u32>,
 }
 
@@ -151,7 +155,7 @@ fn take_files(
         }
         let file = files.entry(found.ino()).or_default();
         file.bytes = found.blocks() * 512;
-        file.is_new = found.created().is_ok_and(is_new);
+        file.age = found.created().ok().map(age);
         if !file.holders.contains(&pid) {
             file.holders.push(pid);
         }
@@ -169,18 +173,20 @@ fn is_on(info: &Path, mounts: &HashSet<String>) -> bool {
     id.is_some_and(|id| mounts.contains(id.trim()))
 }
 
-fn is_new(made: SystemTime) -> bool {
+fn age(made: SystemTime) -> Duration {
     // One that was made after now was made with another clock, a moment ago.
-    made.elapsed().map_or(true, |age| age <= NEW)
+    made.elapsed().unwrap_or_default()
 }
 
 fn compare(before: Option<&Look>, now: &Look) -> Vec<Filler> {
+    let between = before.map(|before| Duration::from_nanos(now.at_ns.saturating_sub(before.at_ns)) + COARSE);
+    let is_new = |file: &File| file.age.is_some_and(|age| age <= between.unwrap_or(NEW));
     let mut grown: HashMap<u32, u64> = HashMap::new();
     for (inode, file) in &now.files {
         let known = before.and_then(|before| before.files.get(inode));
         let bytes = match known {
             Some(known) => file.bytes.saturating_sub(known.bytes),
-            None if file.is_new => file.bytes,
+            None if is_new(file) => file.bytes,
             None => 0,
         };
         if bytes > 0
@@ -221,11 +227,16 @@ mod tests {
     use super::*;
 
     fn file(bytes: u64, is_new: bool, holders: &[u32]) -> File {
-        File { bytes, is_new, holders: holders.to_vec() }
+        let age = Duration::from_secs(if is_new { 1 } else { 100 });
+        File { bytes, age: Some(age), holders: holders.to_vec() }
     }
 
     fn look_of(files: Vec<(u64, File)>, written: &[(u32, u64)]) -> Look {
-        Look { at_ns: 1, files: files.into_iter().collect(), written: written.iter().copied().collect() }
+        look_at(1, files, written)
+    }
+
+    fn look_at(at_ns: u64, files: Vec<(u64, File)>, written: &[(u32, u64)]) -> Look {
+        Look { at_ns, files: files.into_iter().collect(), written: written.iter().copied().collect() }
     }
 
     const MIB: u64 = 1 << 20;
@@ -246,7 +257,10 @@ mod tests {
     fn a_file_that_is_met_first_counts_only_if_it_is_new() {
         let now = look_of(vec![(1, file(5 * MIB, false, &[20])), (2, file(7 * MIB, true, &[21]))], &[]);
         assert_eq!(told(None, &now), [(21, 7 * MIB, true)]);
-        assert_eq!(told(Some(&look_of(vec![], &[])), &now), [(21, 7 * MIB, true)]);
+        let empty = look_of(vec![], &[]);
+        assert_eq!(told(Some(&empty), &now), [], "older than that look, when nobody had it open");
+        let later = Look { at_ns: 2_000_000_000, ..now };
+        assert_eq!(told(Some(&empty), &later), [(21, 7 * MIB, true)]);
     }
 
     #[test]

@@ -28,6 +28,9 @@ const KEPT: usize = 24;
 /// Filesystems that are watched at a time.
 const FILESYSTEMS: usize = 32;
 
+/// More users than this are told by name and cgroup instead of one by one.
+const MANY: usize = 16;
+
 /// Who changed metadata of a filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MetadataUser {
@@ -102,8 +105,28 @@ impl Snapshots {
         let mut users: Vec<MetadataUser> =
             users.into_values().filter(|user| user.dirtied_blocks > 0).collect();
         users.sort_by_key(|user| (std::cmp::Reverse(user.dirtied_blocks), user.process_id));
-        users
+        if users.len() > MANY { together(users) } else { users }
     }
+}
+
+/// Processes of the same name and cgroup as one, under the id of the one that changed most: a script that starts a program for each
+/// file is nobody otherwise.
+fn together(users: Vec<MetadataUser>) -> Vec<MetadataUser> {
+    let mut merged: Vec<MetadataUser> = Vec::new();
+    for user in users {
+        let same = |known: &&mut MetadataUser| {
+            known.process_id != 0 && (known.comm, known.cgroup) == (user.comm, user.cgroup)
+        };
+        match merged.iter_mut().find(same).filter(|_| user.process_id != 0) {
+            Some(known) => {
+                known.handles += user.handles;
+                known.dirtied_blocks += user.dirtied_blocks;
+            }
+            None => merged.push(user),
+        }
+    }
+    merged.sort_by_key(|user| (std::cmp::Reverse(user.dirtied_blocks), user.process_id));
+    merged
 }
 
 #[derive(Debug, Default)]
@@ -312,6 +335,18 @@ mod tests {
         let now = vec![usage(HERE, 20, TOUCH, 3), usage(HERE, 30, WORKER, 4), usage(HERE, 31, WORKER, 5)];
         snapshots.note(2 * S, now);
         assert_eq!(told(&snapshots.users(HERE, S, 2 * S)), [(0, 9)]);
+    }
+
+    #[test]
+    fn many_processes_of_one_name_are_one() {
+        let mut snapshots = Snapshots::default();
+        snapshots.note(S, vec![]);
+        let mut now: Vec<MetadataUsage> = (100..180).map(|pid| usage(HERE, pid, TOUCH, 2)).collect();
+        now.push(usage(HERE, 7, b"etcd\0\0\0\0\0\0\0\0\0\0\0\0", 5));
+        now.push(usage(HERE, 150, TOUCH, 3));
+        now.push(usage(HERE, 30, WORKER, 4));
+        snapshots.note(2 * S, now);
+        assert_eq!(told(&snapshots.users(HERE, S, 2 * S)), [(150, 80 * 2 + 3), (7, 5), (0, 4)]);
     }
 
     #[test]

@@ -76,6 +76,28 @@ fn signals_that_stop_continue_and_end_a_process_name_their_sender() {
 }
 
 #[test]
+fn a_debugger_that_attaches_is_the_sender_of_its_stop() {
+    let Some((probes, disk)) = set_up(Kind::Ext4, &config(0, NEVER)) else { return };
+    let mut writer = Writer::start(&disk.directory());
+    watch(&probes, &disk, &writer);
+    let pid = writer.pid().cast_signed();
+    let none = std::ptr::null_mut::<libc::c_void>();
+    let mut status = 0;
+    // SAFETY: a child of ours, which this thread attaches to, waits for and lets go.
+    unsafe {
+        assert_eq!(libc::ptrace(libc::PTRACE_ATTACH, pid, none, none), 0);
+        assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
+        assert_eq!(libc::ptrace(libc::PTRACE_DETACH, pid, none, none), 0);
+    }
+    let found = signals(&probes, &mut Position::default());
+    let [stop] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((stop.signal, stop.sender_process_id), (libc::SIGSTOP, std::process::id()));
+    // It goes on without SIGCONT.
+    writer.carry_out(order("write", "member/file", 1, 10));
+    assert!(!['T', 't'].contains(&state(writer.pid())));
+}
+
+#[test]
 fn the_hook_of_signals_goes_with_the_last_process() {
     let Some((probes, disk)) = set_up(Kind::Ext4, &config(0, NEVER)) else { return };
     assert!(!probes.sees_signals());

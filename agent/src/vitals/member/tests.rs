@@ -188,9 +188,12 @@ fn few_signals_are_shown_and_none_that_is_ignored_but_sigcont() {
     let shown = recorded.member.last().signals;
     assert_eq!(shown.len(), SIGNALS);
     let mut recorded = Recorded::new();
-    let ignored = Signal { ignored: true, ..signal(libc::SIGCONT, SECOND) };
-    recorded.member.take_signal(&ignored, &recorded.proc, &mut names, at(2));
-    assert_eq!(recorded.member.last().signals.len(), 1);
+    for number in [libc::SIGTSTP, libc::SIGTERM, libc::SIGCONT] {
+        let ignored = Signal { ignored: true, ..signal(number, SECOND) };
+        recorded.member.take_signal(&ignored, &recorded.proc, &mut names, at(2));
+    }
+    let shown: Vec<u32> = recorded.member.last().signals.iter().map(|signal| signal.signal).collect();
+    assert_eq!(shown, [18]);
 }
 
 #[test]
