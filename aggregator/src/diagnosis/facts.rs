@@ -106,6 +106,10 @@ pub struct Cpu {
     pub pressed: u32,
     /// Whether the last is among them.
     pub is_pressed_now: bool,
+    /// Seconds in which hardly any CPU time was left, see [`Cpu::FULL`].
+    pub full: u32,
+    /// Whether the last is among them.
+    pub is_full_now: bool,
     /// Part of the node's CPU time that nobody used in the last second; `None` = not known.
     pub idle_share: Option<f64>,
     /// Part of it that the hypervisor took.
@@ -118,7 +122,7 @@ pub struct Cpu {
     pub throttled_seconds: (u32, bool),
     /// CPUs of the node.
     pub cpus: u32,
-    /// Others who used CPUs in the last second; shares are of all the node's.
+    /// Others who used CPUs in the last second in which somebody looked; shares are of all the node's.
     pub users: Vec<Culprit>,
 }
 
@@ -477,12 +481,15 @@ impl Cpu {
     /// the busy loops. A member with little to do waits little.
     pub const STARVED_LEAST: f64 = 0.25;
 
+    /// The node has hardly any CPU to spare when less than this part of its time is left.
+    pub const FULL: f64 = 0.05;
+
     /// All CPUs are taken when less than this part of their time is left. Healthy load leaves more.
     pub const TAKEN: f64 = 0.02;
 
     /// Where its cgroup has its own part of the CPUs, others take less from it: beside nine busy loops in another cgroup its threads
     /// waited for 0.16 CPUs, four times as long as they ran. With CPUs left over, so little is nothing.
-    pub const PRESSED_LEAST: f64 = 0.05;
+    pub const PRESSED_LEAST: f64 = 0.1;
 
     /// See [`Cpu::PRESSED_LEAST`]. Load alone, on CPUs that are all taken, has about one.
     pub const PRESSED_RATIO: f64 = 2.5;
@@ -512,6 +519,7 @@ impl Cpu {
             let whole = second.span_ns().saturating_mul(u64::from(second.vitals.cpus));
             Some(super::share(idle_ns, whole))
         };
+        let is_full = |second: &Second| idle(second).is_some_and(|idle| idle <= Self::FULL);
         let is_pressed = |second: &Second| {
             let per = |ns: Option<u64>| ns.unwrap_or(0) as f64 / second.span_ns() as f64;
             let is_taken = idle(second).is_some_and(|idle| idle <= Self::TAKEN);
@@ -537,7 +545,14 @@ impl Cpu {
                 is_throttled(now),
             ),
             cpus,
-            users: cpu_users(&now.vitals, is_own),
+            full: seconds.iter().filter(|second| is_full(second)).count() as u32,
+            is_full_now: is_full(now),
+            users: seconds
+                .iter()
+                .rev()
+                .map(|second| cpu_users(&second.vitals, is_own))
+                .find(|users| !users.is_empty())
+                .unwrap_or_default(),
         })
     }
 

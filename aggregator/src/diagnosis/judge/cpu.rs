@@ -12,9 +12,6 @@ const STOPPED_LEAST_NS: u64 = 100_000_000;
 /// The run queue's part of slow syncs from which on it is their cause.
 const RUN_QUEUE_LEAST: f64 = 0.4;
 
-/// The node has no CPU to spare when less than this is idle.
-const IDLE: f64 = 0.05;
-
 /// The same for syncs alone, which are short beside a second.
 const IDLE_IN_SYNCS: f64 = 0.3;
 
@@ -32,6 +29,9 @@ const USERS_LEAST: f64 = 0.3;
 
 /// One who uses this part of it leaves etcd what its cgroup has by right.
 const MOST: f64 = 0.5;
+
+/// And this part is nearly all of it.
+const NEARLY_ALL: f64 = 0.75;
 
 /// The same beside a quota, which delays threads too.
 const USERS_BESIDE_QUOTA: f64 = 0.5;
@@ -194,13 +194,16 @@ pub fn starvation(facts: &Facts, split: Option<&Split>, found: &[Finding]) -> Op
         finding = finding.with("run queue in slow syncs", percent(split.run_queue)).with_syncs(facts, split);
     }
     let weight_ns = facts.harm.lost_ns.max((cpu.delayed * 1e9) as u64);
-    Some(Finding { culprits, weight_ns, ..finding })
+    // Who has nearly all CPUs for two seconds is believed at once: work that sleeps shares them with others.
+    let is_plain = culprits.first().is_some_and(|culprit| culprit.share >= NEARLY_ALL);
+    let confirmations = if is_plain { 1 } else { finding.confirmations };
+    Some(Finding { culprits, weight_ns, confirmations, ..finding })
 }
 
 /// Whether others may be to blame when a thread of it waits for a CPU in its syncs: not when CPUs are idle, unless somebody has one to
 /// himself; nor when the quota is used up, unless the node is as well.
 fn may_starve(cpu: &Cpu, found: &[Finding]) -> bool {
-    let is_full = cpu.idle_share.is_none_or(|idle| idle <= IDLE);
+    let is_full = cpu.idle_share.is_none_or(|idle| idle <= Cpu::FULL);
     if is_among(found, Cause::CpuQuota) {
         return is_full && cpu.users_share() >= USERS_BESIDE_QUOTA;
     }
@@ -208,23 +211,23 @@ fn may_starve(cpu: &Cpu, found: &[Finding]) -> bool {
     is_full || has_one || cpu.idle_share.is_some_and(|idle| idle <= IDLE_IN_SYNCS)
 }
 
-/// By all of its threads, in two seconds of three.
+/// By all of its threads. How long a thread waited is only counted when it gets its CPU, so one that starves for seconds shows in few
+/// of them: the window as a whole counts, if CPUs are short in two seconds of it.
 fn is_starved(cpu: &Cpu, found: &[Finding]) -> bool {
     // One who takes most of all CPUs, and leaves none.
     let has_most = || grouped(&cpu.users).first().is_some_and(|user| user.share >= MOST);
     if cpu.is_pressed_now && cpu.pressed >= 2 && has_most() {
         return true;
     }
-    if !cpu.is_starved_now || cpu.starved < 2 {
-        return false;
-    }
     let has_quota = is_among(found, Cause::CpuQuota);
     let users = if has_quota { USERS_BESIDE_QUOTA } else { USERS_LEAST };
     // Who uses the CPUs is looked for from the second such second on.
-    let is_looked_for = cpu.users.is_empty() && !has_quota && cpu.starved >= 3;
+    let is_looked_for = cpu.users.is_empty() && !has_quota && cpu.full >= 3;
     let is_taken = is_looked_for || cpu.users_share() >= users;
-    let is_full = cpu.idle_share.is_some_and(|idle| idle <= IDLE);
-    let is_pinned = cpu.delayed >= PINNED_DELAY
+    let is_full = cpu.is_full_now && cpu.full >= 2 && Cpu::starves(cpu.used, cpu.delayed);
+    let is_pinned = cpu.is_starved_now
+        && cpu.starved >= 2
+        && cpu.delayed >= PINNED_DELAY
         && cpu.delayed >= PINNED_RATIO * cpu.used
         && !has_quota
         && cpu.users.first().is_some_and(|user| user.share * f64::from(cpu.cpus) >= PINNED_USER);

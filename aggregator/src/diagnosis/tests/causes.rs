@@ -80,10 +80,6 @@ fn two_causes_at_once_are_two_findings() {
     let on_node = &classes()[8..];
     for (first, syncs, cause, culprit) in in_syncs {
         for (second, node, other, other_culprit) in on_node {
-            if (*cause, *other) == (Cause::SlowDevice, Cause::CpuStarvation) {
-                // Can't be told apart, see `consequences`.
-                continue;
-            }
             let name = format!("{first} and {second}");
             let mut both = beside(syncs, node);
             if *other == Cause::CpuStarvation {
