@@ -17,6 +17,10 @@ const SLOW_SYNCS: f64 = 5.0;
 /// Time in which etcd's threads could have run but had no CPU, per second.
 const RUN_DELAY: f64 = 0.2;
 
+/// Share of all CPUs that others than the lab and what it started may take (the kernel's own work included): with more, whoever
+/// it is may be the cause of anything.
+pub const OTHERS: f64 = 0.35;
+
 /// Share of all CPUs that a healthy load leaves idle.
 const IDLE: f64 = 0.05;
 
@@ -34,11 +38,26 @@ pub struct Gauge {
     failed_requests: u64,
 }
 
-/// Time of all CPUs of the host.
+/// Time of all CPUs of the host, in ticks.
 #[derive(Debug, Clone, Copy, Default)]
-struct Host {
+pub struct Host {
     idle: f64,
     all: f64,
+    /// Of it, this process's and its children's, those included that have ended.
+    own: f64,
+}
+
+impl Host {
+    /// Reads it.
+    pub fn take() -> Self {
+        Self { own: own(), ..host(&fs::read_to_string("/proc/stat").unwrap_or_default()) }
+    }
+
+    /// Share that was used by others since then.
+    pub fn others_since(&self, before: &Self) -> f64 {
+        let (all, idle) = (self.all - before.all, self.idle - before.idle);
+        ((all - idle - (self.own - before.own)) / all.max(1.0)).clamp(0.0, 1.0)
+    }
 }
 
 /// Seconds of all threads of a process.
@@ -77,7 +96,7 @@ impl Gauge {
         Self {
             metrics: stand.cluster.metrics(at).await.ok(),
             cpu: member.pid().and_then(cpu).unwrap_or_default(),
-            host: host(&fs::read_to_string("/proc/stat").unwrap_or_default()),
+            host: Host::take(),
             throttled_periods: groups.and_then(|group| group.throttled_periods().ok()).unwrap_or_default(),
             failed_requests: member.delays().map(|delays| delays.failures()).unwrap_or_default(),
         }
@@ -148,7 +167,47 @@ fn host(stat: &str) -> Host {
     let ticks: Vec<f64> = numbers.filter_map(|number| number.parse().ok()).collect();
     // user, nice, system, idle, iowait, irq, softirq, steal; what guests have is in user already.
     let of = |places: &[usize]| places.iter().filter_map(|place| ticks.get(*place)).sum();
-    Host { idle: of(&[3, 4]), all: of(&[0, 1, 2, 3, 4, 5, 6, 7]) }
+    Host { idle: of(&[3, 4]), all: of(&[0, 1, 2, 3, 4, 5, 6, 7]), own: 0.0 }
+}
+
+/// What this process and its descendants have used, in ticks.
+fn own() -> f64 {
+    let mut processes = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit())
+            && let Ok(stat) = fs::read_to_string(entry.path().join("stat"))
+        {
+            processes.extend(process(&stat));
+        }
+    }
+    descendants(&processes, std::process::id()).iter().map(|one| one.ticks).sum()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Running {
+    id: u32,
+    parent: u32,
+    /// User and system, its own and its ended children's.
+    ticks: f64,
+}
+
+/// A line of `/proc/PID/stat`; the name in brackets may hold anything.
+fn process(stat: &str) -> Option<Running> {
+    let (head, rest) = stat.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let ticks = fields.get(11..15)?.iter().filter_map(|field| field.parse::<f64>().ok()).sum();
+    Some(Running { id: head.split(' ').next()?.parse().ok()?, parent: fields.get(1)?.parse().ok()?, ticks })
+}
+
+fn descendants(all: &[Running], root: u32) -> Vec<Running> {
+    let mut found: Vec<Running> = all.iter().filter(|one| one.id == root).copied().collect();
+    let mut at = 0;
+    while at < found.len() {
+        let parent = found[at].id;
+        found.extend(all.iter().filter(|one| one.parent == parent).copied());
+        at += 1;
+    }
+    found
 }
 
 /// What all threads of a process have had, and lacked.
@@ -220,6 +279,21 @@ mod tests {
         let effect = at("cpu  180 0 100 110 10 0 0 0 99 99\n").since(&before);
         assert!((effect.idle - 0.2).abs() < 1e-9 && effect.is_felt(load, 6.0));
         assert!(!at("cpu  196 0 100 104 0 0 0 0\n").since(&before).is_felt(load, 6.0));
+    }
+
+    #[test]
+    fn what_the_lab_and_its_children_use_is_not_others() {
+        let stat = |id: u32, parent: u32, user: u32, ended: u32| {
+            process(&format!("{id} (a) b) S {parent} 1 1 0 -1 4 1 2 3 4 {user} 10 {ended} 0 20 0 1 0 1"))
+                .unwrap()
+        };
+        let all = [stat(7, 1, 100, 50), stat(9, 8, 30, 0), stat(8, 7, 20, 0), stat(5, 1, 999, 0)];
+        let ours: Vec<(u32, f64)> = descendants(&all, 7).iter().map(|one| (one.id, one.ticks)).collect();
+        assert_eq!(ours, [(7, 160.0), (8, 30.0), (9, 40.0)]);
+        let before = Host { idle: 100.0, all: 200.0, own: 50.0 };
+        let after = Host { idle: 120.0, all: 300.0, own: 100.0 };
+        assert!((after.others_since(&before) - 0.3).abs() < 1e-9);
+        assert!(own() >= 0.0 && process("nonsense").is_none());
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub struct Record {
     pub plan: String,
     /// What the fault did by the account of etcd and the kernel, in words.
     pub effect: String,
-    /// Whether that is anything at all: else nothing is to be found out.
+    /// Whether that is anything at all, and nobody else kept the machine busy: else the run says nothing.
     pub felt: bool,
     /// What was injected.
     pub expected: Vec<Expected>,

@@ -12,7 +12,7 @@ const BAR: f64 = 0.95;
 pub struct Tally {
     /// Runs in which the fault was felt.
     pub runs: u32,
-    /// Runs in which it was not, by etcd's own account: they say nothing.
+    /// Runs in which it was not, by etcd's own account, or in which others kept the machine busy: they say nothing.
     pub unfelt: u32,
     /// Every cause right.
     pub cause: u32,
@@ -113,7 +113,7 @@ pub struct Report {
 pub fn report(records: &Records, wanted: &[Class]) -> Report {
     let (mut text, mut shortfalls, mut matrix) = (String::new(), Vec::new(), Matrix::default());
     text.push_str(
-        "| class | to be said | cause right | culprit right | verdict after (median / worst) | runs with a false verdict | not felt | bar |\n\
+        "| class | to be said | cause right | culprit right | verdict after (median / worst) | runs with a false verdict | void | bar |\n\
          |---|---|---|---|---|---|---|---|\n",
     );
     for class in CLASSES.into_iter().chain(STRETCHES) {

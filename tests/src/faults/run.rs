@@ -7,9 +7,9 @@ use chrono::Utc;
 use tokio::time::sleep;
 
 use super::diagnosis::Watch;
-use super::effect::{self, Effect, Gauge};
+use super::effect::{self, Effect, Gauge, Host, OTHERS};
 use super::inject::{Injected, cause, hit, inject};
-use super::plan::{Fault, Plan, Planned};
+use super::plan::{Plan, Planned};
 use super::record::{Key, Record};
 use super::score::{Expected, Judgement};
 use super::stand::FaultStand;
@@ -46,8 +46,10 @@ pub async fn run(stand: &FaultStand, key: Key, plan: &Plan, before: &[Expected])
     stand.settle(plan.settle).await;
     let cores = busy.cores(stand);
     let gauges = gauges(stand, plan).await;
+    let host = Host::take();
 
     let (injected, held) = hold(stand, plan, &cores, &mut watch).await?;
+    let others = Host::take().others_since(&host);
     let effects = effects(stand, plan, &gauges).await;
     let expected: Vec<Expected> = injected.iter().filter_map(|one| one.expected.clone()).collect();
     drop(injected);
@@ -63,14 +65,15 @@ pub async fn run(stand: &FaultStand, key: Key, plan: &Plan, before: &[Expected])
     let felt = plan.faults.iter().zip(&effects).all(|(one, effect)| effect.is_felt(one.fault, held));
     let effect: Vec<String> =
         plan.faults.iter().zip(&effects).map(|(one, effect)| effect.words(one.fault)).collect();
+    let effect = format!("{}; others took {:.0} % of the CPUs", effect.join(" + "), others * 100.0);
     Ok(Record {
         key,
         attempt: plan.attempt,
         at,
         seconds: began.elapsed().as_secs_f64(),
         plan: words,
-        effect: effect.join(" + "),
-        felt,
+        effect,
+        felt: felt && others <= OTHERS,
         expected,
         before: before.to_vec(),
         found: watch.found(),
@@ -170,7 +173,7 @@ fn used(stand: &FaultStand) -> Vec<f64> {
 /// A run's outcome in a line.
 pub fn words(record: &Record, judgement: &Judgement) -> String {
     let mut text = match (record.felt, judgement.is_right(), judgement.seconds) {
-        (false, ..) => "not felt".to_owned(),
+        (false, ..) => "void".to_owned(),
         (true, true, Some(seconds)) => format!("right after {seconds:.1} s"),
         (true, true, None) => "right".to_owned(),
         (true, false, _) => "WRONG".to_owned(),
@@ -213,6 +216,6 @@ mod tests {
         .unwrap();
         assert_eq!(words(&run, &run.judgement()), "WRONG; said own_io of a1, nobody: Why.");
         run.felt = false;
-        assert!(words(&run, &run.judgement()).starts_with("not felt"));
+        assert!(words(&run, &run.judgement()).starts_with("void"));
     }
 }
