@@ -259,8 +259,14 @@ pub fn issue(request: u64) {
     let issued_ns = count::now();
     if let Some(record) = IN_FLIGHT.get_ptr_mut(request) {
         let bytes = field(request, Field::RequestLength);
+        let start_ns = field(request, Field::RequestStart).unwrap_or_default();
         // SAFETY: points into the map's value, which only this request's events touch, one after the other.
         unsafe {
+            // The machinery has one request of its own for all flushes of a queue. Begun anew, its last end was not seen.
+            if is_machinerys_own(&*record) && (*record).queued_ns != start_ns {
+                count::lose(Program::BlockIssue, Reason::NoEnd);
+                (*record).queued_ns = start_ns;
+            }
             (*record).issued_ns = issued_ns;
             if let Some(bytes) = bytes {
                 (*record).bytes = bytes;
@@ -320,7 +326,7 @@ pub fn complete<const EXACT: bool>(request: u64, error: i32, done_bytes: u32) {
     }
     // SAFETY: points into the map's value. One word; the last of concurrent flushes is as good as any.
     let last_flush_ns = unsafe { &raw mut (*queue).flush_issued_ns };
-    let machinerys_own = record.flags & OPERATION == FLUSH && record.thread_id == 0;
+    let machinerys_own = is_machinerys_own(&record);
     if machinerys_own {
         // SAFETY: as above.
         unsafe { *last_flush_ns = record.issued_ns };
@@ -344,6 +350,12 @@ pub fn complete<const EXACT: bool>(request: u64, error: i32, done_bytes: u32) {
         use_up(&record);
     }
     let _ = IN_FLIGHT.remove(request);
+}
+
+/// Whether the flush machinery made it.
+#[inline(always)]
+const fn is_machinerys_own(record: &RequestRecord) -> bool {
+    record.flags & OPERATION == FLUSH && record.thread_id == 0
 }
 
 /// Whether a request will not complete once more.

@@ -148,7 +148,7 @@ fn agrees(version: &str, kind: Kind, hook: Hook) {
     let perf = Perf::start(etcd.pid());
     std::thread::sleep(IDLE);
     // A sync that was under way when we came has no begin.
-    let losses = probes.losses();
+    let losses = crate::lost(&probes);
     let (before, wal_before) = (probes.snapshot(etcd.pid()).expect("watched"), etcd.wal_syncs());
     etcd.load(&benchmark);
     std::thread::sleep(IDLE);
@@ -159,7 +159,7 @@ fn agrees(version: &str, kind: Kind, hook: Hook) {
     assert!(of(FileClass::Wal) > 100 && of(FileClass::Backend) > 0);
     assert_eq!(of(FileClass::Wal) + of(FileClass::Directory), wal_after - wal_before, "etcd's own count");
     assert_eq!(of(FileClass::Other), 0);
-    assert_eq!(probes.losses(), losses);
+    assert_eq!(crate::lost(&probes), losses);
     match perf.and_then(Perf::count) {
         // perf began between our first and second look, when etcd did nothing but now and then a commit of its backend.
         Some(count) => assert!(

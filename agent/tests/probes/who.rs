@@ -72,7 +72,7 @@ fn signals_that_stop_continue_and_end_a_process_name_their_sender() {
         signals(&probes, &mut position).iter().map(|one| one.signal).collect::<Vec<_>>(),
         [libc::SIGKILL]
     );
-    assert_eq!(probes.losses(), []);
+    assert_eq!(crate::lost(&probes), []);
 }
 
 #[test]
@@ -158,5 +158,5 @@ fn who_changes_metadata_is_told_on_demand_and_of_that_filesystem_alone() {
     probes.watch_journals(&[]).expect("detached");
     churn(&disk.directory(), 50);
     assert_eq!((probes.metadata_usage(), hangs(&probes)), (Vec::new(), false));
-    assert_eq!(probes.losses(), []);
+    assert_eq!(crate::lost(&probes), []);
 }
