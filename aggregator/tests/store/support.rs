@@ -189,7 +189,8 @@ impl Agent {
             member_plus_one: vec![member + 1; 2],
         };
         let mut batch = payload(self.id, 0, from_ns / 1_000_000_000);
-        let section = batch.sections.last_mut().unwrap();
+        let of_ledger = |section: &&mut v1::Section| section.kind() == v1::SectionKind::Ledger;
+        let section = batch.sections.iter_mut().find(of_ledger).unwrap();
         (section.rows, section.payload) = (2, ledger.encode_to_vec());
         decode(id, &batch.encode_to_vec(), &Names).unwrap()
     }
