@@ -13,7 +13,7 @@ use etcdmon_proto::v1::{self, SectionKind};
 use crate::support::agent::Agent;
 use crate::support::aggregator::{Aggregator, sections};
 use crate::support::etcd::{Etcd, VERSIONS};
-use crate::support::{is_root, wait_for};
+use crate::support::{alone, is_root, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(40);
 
@@ -69,6 +69,7 @@ fn a_neighbour_on_the_disk_is_named_with_its_share_and_the_parts_add_up() {
     if !is_root("a_neighbour_on_the_disk_is_named_with_its_share_and_the_parts_add_up") {
         return;
     }
+    let _alone = alone();
     let directory = tempfile::tempdir().unwrap();
     let Some(etcd) = Etcd::start(VERSIONS[2], directory.path()) else { return };
     let server = Aggregator::start();
@@ -76,7 +77,7 @@ fn a_neighbour_on_the_disk_is_named_with_its_share_and_the_parts_add_up() {
     wait_for("agent watches etcd", LIMIT, || agent.log().contains("watching syncs").then_some(()));
     let neighbour = Neighbour::start(directory.path());
     let autopsies = || sections::<v1::Autopsies>(&server.aggregator.batches(), SectionKind::Autopsy);
-    let rows = wait_for("slow syncs are examined", LIMIT, || {
+    let rows = wait_for("slow syncs are examined", 2 * LIMIT, || {
         etcd.put(20);
         // Beside a starved CPU few wait for the disk most of their time.
         let waits = |columns: &v1::Autopsies| {

@@ -7,6 +7,12 @@ pub mod journald;
 
 use std::time::{Duration, Instant};
 
+/// Held by tests that use up a disk or the CPUs: two of them at once would each see the other's harm.
+pub fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// Waits until `condition` yields something.
 ///
 /// # Panics
