@@ -153,7 +153,7 @@ fn who_fills_the_journal_is_named_while_it_makes_syncs_slow() {
             let slow = live.members[0].slow_syncs.clone().unwrap_or_default();
             let parts = slow.parts_total.unwrap_or_default();
             // Nobody waits for a journal that gets no CPU to do anything, and on a fast disk nobody waits at all.
-            assert!(parts.journal_ns < slow.latency_ns_total / 2, "nobody is named: {parts:?}");
+            assert!(parts.journal_ns <= slow.latency_ns_total / 2, "nobody is named: {parts:?}");
             println!("skipped: syncs don't wait for the journal here: {parts:?}");
             return;
         }
