@@ -259,13 +259,15 @@ pub fn issue(request: u64) {
     let issued_ns = count::now();
     if let Some(record) = IN_FLIGHT.get_ptr_mut(request) {
         let bytes = field(request, Field::RequestLength);
-        let start_ns = field(request, Field::RequestStart).unwrap_or_default();
         // SAFETY: points into the map's value, which only this request's events touch, one after the other.
         unsafe {
             // The machinery has one request of its own for all flushes of a queue. Begun anew, its last end was not seen.
-            if is_machinerys_own(&*record) && (*record).queued_ns != start_ns {
-                count::lose(Program::BlockIssue, Reason::NoEnd);
-                (*record).queued_ns = start_ns;
+            if is_machinerys_own(&*record) {
+                let start_ns = field(request, Field::RequestStart).unwrap_or_default();
+                if (*record).queued_ns != start_ns {
+                    count::lose(Program::BlockIssue, Reason::NoEnd);
+                    (*record).queued_ns = start_ns;
+                }
             }
             (*record).issued_ns = issued_ns;
             if let Some(bytes) = bytes {
@@ -381,11 +383,12 @@ fn fail(record: &RequestRecord) {
     let failure = Failure { device: record.device, error: record.error };
     // Another processor may have been faster than the insertion.
     if FAILURES.get_ptr_mut(failure).is_none() {
-        let _ = FAILURES.insert(&failure, &0_u64, NO_REPLACE);
+        let _there_by_now = FAILURES.insert(&failure, &0_u64, NO_REPLACE);
     }
-    if let Some(count) = FAILURES.get_ptr_mut(failure) {
+    match FAILURES.get_ptr_mut(failure) {
         // SAFETY: points into the map's value.
-        unsafe { add(count, 1) };
+        Some(count) => unsafe { add(count, 1) },
+        None => count::lose(Program::BlockComplete, Reason::InFlightFull),
     }
 }
 

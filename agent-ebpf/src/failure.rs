@@ -1,6 +1,6 @@
 //! Requests that ended with an error: the hash `FAILURES`, from [`Failure`] to how many there were.
 
-/// Elements of `FAILURES`: kinds of errors on watched disks. What finds no room is lost; it never does.
+/// Elements of `FAILURES`: kinds of errors on watched disks. What finds no room is counted as lost.
 pub const FAILURES: usize = 256;
 
 /// A kind of failure.
