@@ -150,5 +150,29 @@ impl v1::Histogram {
     }
 }
 
+impl v1::SlowSyncParts {
+    /// Adds another's parts, each to its own, up to what a counter holds.
+    pub fn add(&mut self, more: &Self) {
+        let pairs = [
+            (&mut self.on_cpu_ns, more.on_cpu_ns),
+            (&mut self.run_queue_ns, more.run_queue_ns),
+            (&mut self.journal_ns, more.journal_ns),
+            (&mut self.queue_ns, more.queue_ns),
+            (&mut self.device_ns, more.device_ns),
+            (&mut self.flush_ns, more.flush_ns),
+            (&mut self.throttle_ns, more.throttle_ns),
+            (&mut self.steal_ns, more.steal_ns),
+            (&mut self.unexplained_ns, more.unexplained_ns),
+            (&mut self.journal_device_ns, more.journal_device_ns),
+            (&mut self.journal_queue_ns, more.journal_queue_ns),
+            (&mut self.journal_flush_ns, more.journal_flush_ns),
+            (&mut self.cpu_quota_ns, more.cpu_quota_ns),
+        ];
+        for (sum, more) in pairs {
+            *sum = sum.saturating_add(more);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -43,7 +43,7 @@ impl SlowSyncs {
         self.live.latency_ns_total = self.live.latency_ns_total.saturating_add(sync.latency_ns);
         self.live.wait_ns_total = self.live.wait_ns_total.saturating_add(autopsy.wait_ns);
         let parts = parts(autopsy);
-        add_parts(self.live.parts_total.get_or_insert_default(), &parts);
+        self.live.parts_total.get_or_insert_default().add(&parts);
         let is_old = wall_ns.saturating_sub(self.live.slowest_wall_ns) > SLOWEST_FOR_NS;
         if is_old || sync.latency_ns >= self.live.slowest_latency_ns {
             self.live.slowest_wall_ns = wall_ns;
@@ -125,27 +125,6 @@ fn parts(autopsy: &Autopsy) -> v1::SlowSyncParts {
         journal_queue_ns: journal.queue_ns,
         journal_flush_ns: journal.flush_ns,
         cpu_quota_ns: autopsy.cpu_quota_ns,
-    }
-}
-
-fn add_parts(sum: &mut v1::SlowSyncParts, more: &v1::SlowSyncParts) {
-    let pairs = [
-        (&mut sum.on_cpu_ns, more.on_cpu_ns),
-        (&mut sum.run_queue_ns, more.run_queue_ns),
-        (&mut sum.journal_ns, more.journal_ns),
-        (&mut sum.queue_ns, more.queue_ns),
-        (&mut sum.device_ns, more.device_ns),
-        (&mut sum.flush_ns, more.flush_ns),
-        (&mut sum.throttle_ns, more.throttle_ns),
-        (&mut sum.steal_ns, more.steal_ns),
-        (&mut sum.unexplained_ns, more.unexplained_ns),
-        (&mut sum.journal_device_ns, more.journal_device_ns),
-        (&mut sum.journal_queue_ns, more.journal_queue_ns),
-        (&mut sum.journal_flush_ns, more.journal_flush_ns),
-        (&mut sum.cpu_quota_ns, more.cpu_quota_ns),
-    ];
-    for (sum, more) in pairs {
-        *sum = sum.saturating_add(more);
     }
 }
 

@@ -343,7 +343,7 @@ fn slow(seconds: &[&Second], is_own: &dyn Fn(u32) -> bool) -> Slow {
         sum.left_out = sum.left_out.saturating_add(slow.left_out_total);
         sum.latency_ns = sum.latency_ns.saturating_add(slow.latency_ns_total);
         sum.wait_ns = sum.wait_ns.saturating_add(slow.wait_ns_total);
-        add_parts(&mut sum.parts, &slow.parts_total.unwrap_or_default());
+        sum.parts.add(&slow.parts_total.unwrap_or_default());
         for culprit in &slow.culprits {
             add_culprit(&mut culprits, culprit);
         }
@@ -358,27 +358,6 @@ fn slow(seconds: &[&Second], is_own: &dyn Fn(u32) -> bool) -> Slow {
     }
     sum.others = merged(others, sum.wait_ns);
     sum
-}
-
-fn add_parts(sum: &mut v1::SlowSyncParts, more: &v1::SlowSyncParts) {
-    let pairs = [
-        (&mut sum.on_cpu_ns, more.on_cpu_ns),
-        (&mut sum.run_queue_ns, more.run_queue_ns),
-        (&mut sum.journal_ns, more.journal_ns),
-        (&mut sum.queue_ns, more.queue_ns),
-        (&mut sum.device_ns, more.device_ns),
-        (&mut sum.flush_ns, more.flush_ns),
-        (&mut sum.throttle_ns, more.throttle_ns),
-        (&mut sum.steal_ns, more.steal_ns),
-        (&mut sum.unexplained_ns, more.unexplained_ns),
-        (&mut sum.journal_device_ns, more.journal_device_ns),
-        (&mut sum.journal_queue_ns, more.journal_queue_ns),
-        (&mut sum.journal_flush_ns, more.journal_flush_ns),
-        (&mut sum.cpu_quota_ns, more.cpu_quota_ns),
-    ];
-    for (sum, more) in pairs {
-        *sum = sum.saturating_add(more);
-    }
 }
 
 fn add_culprit(sums: &mut Vec<v1::LiveCulprit>, one: &v1::LiveCulprit) {
