@@ -2,12 +2,14 @@
 //! closing line at the end. A step that fails doesn't keep the others from running.
 
 use anyhow::{Result, bail};
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use crate::ebpf;
 use crate::licence;
 use crate::place::Place;
+use crate::run;
 use crate::say;
 use crate::setup::{self, Purpose};
 use crate::tidy;
@@ -72,6 +74,7 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
             args.suite.as_deref().unwrap_or("?")
         );
     }
+    room(place);
     setup::prepare(place, Purpose::Test)?;
     ebpf::try_build(place);
     let mut rows = Vec::new();
@@ -87,6 +90,33 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
         run_suites(place, &chosen, args.full, &mut rows);
     }
     Ok(report(&rows))
+}
+
+/// What a whole build and the suites' disks need of the target directory's file system, in GiB: `du` after a run from nothing,
+/// and as much again as the suites hold at once.
+const ROOM_GIB: f64 = 12.0;
+
+/// Says so before an hour is spent, when a first build won't fit. Without a word when `df` cannot be understood.
+fn room(place: &Place) {
+    let first_build = !place.target.join("debug/etcd-monitor-aggregator").is_file();
+    let there = place.target.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
+    let Ok(table) = run::output(Command::new("df").arg("-Pk").arg(there)) else { return };
+    if let Some(free) = free_gib(&table)
+        && first_build
+        && free < ROOM_GIB
+    {
+        say::warn(&format!(
+            "{free:.1} GiB free at {}: a first build and the suites use about {ROOM_GIB:.0}; make room, or name another \
+             directory with CARGO_TARGET_DIR",
+            there.display()
+        ));
+    }
+}
+
+/// The free space in what `df -Pk` prints (POSIX: 1024-blocks, used, available), in GiB.
+fn free_gib(table: &str) -> Option<f64> {
+    let blocks: f64 = table.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()?;
+    Some(blocks / (1024.0 * 1024.0))
 }
 
 fn list(suites: &[Suite]) {

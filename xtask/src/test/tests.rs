@@ -13,6 +13,13 @@ fn tally(lines: &[&str]) -> Tally {
 }
 
 #[test]
+fn free_space_is_read_from_df() {
+    let table = "Filesystem     1024-blocks     Used Available Capacity Mounted on\n/dev/vda 264211488 90355712 5242880      95% /\n";
+    assert_eq!(super::free_gib(table), Some(5.0));
+    assert_eq!(super::free_gib("df: no such file\n"), None);
+}
+
+#[test]
 fn results_of_several_programs_are_summed() {
     let found = tally(&[
         "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 7 filtered out; finished in 0.00s",
