@@ -413,7 +413,8 @@ pub struct LedgerRow {
     pub minute: DateTime<Utc>,
     /// What the agent saw.
     pub produced: u64,
-    /// Of these, rows whose account was lost with an agent and an aggregator that died at the same time.
+    /// Of these, rows whose account was lost with an agent and an aggregator that died at the same time; while the
+    /// minute is open, also those whose account is on its way.
     pub unannounced: u64,
     /// What is stored.
     pub stored: u64,

@@ -30,7 +30,8 @@ pub struct LedgerAccount {
     /// What the agent says it produced, and [`unannounced`](Self::unannounced).
     pub produced: u64,
     /// Rows in the tables that no account announced: their agent died with the batch in its memory while the aggregator
-    /// died between storing the batch's rows and its account, which is stored last.
+    /// died between storing the batch's rows and its account, which is stored last. While the minute is open, also what is being
+    /// stored just now.
     pub unannounced: u64,
     /// What the tables hold, counted in the tables.
     pub stored: u64,
