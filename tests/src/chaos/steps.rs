@@ -337,8 +337,9 @@ pub fn first_schema(kills: u32) -> Result<()> {
         let mut aggregator = Aggregator::prepare(&place, "aggregator", &[])?;
         aggregator.daemon.spawn()?;
         for _kill in 0..kills {
-            wait::until("an engine", ENGINE_LIMIT, async || aggregator.engine_pid().map(Some)).await?;
+            // Counted first: it may answer as soon as it is there.
             let started = aggregator.daemon.output().matches(STARTED).count();
+            wait::until("an engine", ENGINE_LIMIT, async || aggregator.engine_pid().map(Some)).await?;
             // Half of them while it opens its store, half while tables are made.
             if rand::random() {
                 let daemon = &aggregator.daemon;

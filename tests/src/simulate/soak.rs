@@ -134,22 +134,7 @@ async fn many(options: &Options, place: &Place, figures: &mut Vec<Value>) -> Res
         "higher",
     ));
     figures.push(figure("batches_open_most", backlog as f64, "batches", None, "lower"));
-    let slope = |bytes: fn(&Look) -> f64| slope_per_ten_minutes(&looks, bytes) * 100.0;
-    figures.push(figure(
-        "memory_slope",
-        slope(|it| it.aggregator_bytes + it.engine_bytes),
-        "%/10min",
-        Some(1.0),
-        "lower",
-    ));
-    figures.push(figure(
-        "memory_slope_aggregator",
-        slope(|it| it.aggregator_bytes),
-        "%/10min",
-        None,
-        "lower",
-    ));
-    figures.push(figure("memory_slope_engine", slope(|it| it.engine_bytes), "%/10min", None, "lower"));
+    memory_figures(&looks, figures);
     let last = looks.last().context("no time to look")?;
     figures.push(figure("aggregator_rss", last.aggregator_bytes, "bytes", None, "lower"));
     figures.push(figure("engine_rss", last.engine_bytes, "bytes", None, "lower"));
@@ -209,14 +194,48 @@ async fn member(options: &Options, place: &Arc<Place>, figures: &mut Vec<Value>)
     aggregator.daemon.terminate()
 }
 
-/// Growth by least squares, as a share of the mean.
-fn slope_per_ten_minutes(looks: &[Look], bytes: impl Fn(&Look) -> f64) -> f64 {
-    let count = looks.len() as f64;
-    let mean = |value: &dyn Fn(&Look) -> f64| looks.iter().map(value).sum::<f64>() / count;
-    let (time, size) = (mean(&|look| look.seconds), mean(&bytes));
-    let covariance: f64 = looks.iter().map(|look| (look.seconds - time) * (bytes(look) - size)).sum();
-    let variance: f64 = looks.iter().map(|look| (look.seconds - time).powi(2)).sum();
-    covariance / variance * 600.0 / size
+/// Growth of what stays in memory: of the least that was seen in each minute. Merges take tens of megabytes of the engine for
+/// seconds; they would hide a growth of a few in ten minutes, and feign one.
+fn memory_figures(looks: &[Look], figures: &mut Vec<Value>) {
+    let kinds: [(&str, fn(&Look) -> f64, Option<f64>); 3] = [
+        ("memory_slope", |it| it.aggregator_bytes + it.engine_bytes, Some(1.0)),
+        ("memory_slope_aggregator", |it| it.aggregator_bytes, None),
+        ("memory_slope_engine", |it| it.engine_bytes, None),
+    ];
+    for (name, bytes, goal) in kinds {
+        let floors = floors(looks, bytes);
+        let line: Vec<String> =
+            floors.iter().map(|(_, bytes)| format!("{:.1}", bytes / 1_048_576.0)).collect();
+        println!("{name}, least of each minute in MiB: {}", line.join(" "));
+        let (slope, error) = slope_per_ten_minutes(&floors);
+        figures.push(figure(name, slope * 100.0, "%/10min", goal, "lower"));
+        figures.push(figure(&format!("{name}_error"), error * 100.0, "%/10min", None, "lower"));
+    }
+}
+
+/// (seconds of the middle, least bytes) of each whole minute.
+fn floors(looks: &[Look], bytes: impl Fn(&Look) -> f64) -> Vec<(f64, f64)> {
+    let mut minutes: BTreeMap<u64, f64> = BTreeMap::new();
+    for look in looks {
+        let least = minutes.entry((look.seconds / 60.0) as u64).or_insert(f64::INFINITY);
+        *least = least.min(bytes(look));
+    }
+    minutes.into_iter().map(|(minute, least)| (minute as f64 * 60.0 + 30.0, least)).collect()
+}
+
+/// Growth in ten minutes by least squares as a share of the mean, and two standard errors of it; zeros for less than three points.
+fn slope_per_ten_minutes(points: &[(f64, f64)]) -> (f64, f64) {
+    if points.len() < 3 {
+        return (0.0, 0.0);
+    }
+    let count = points.len() as f64;
+    let sum = |value: &dyn Fn(&(f64, f64)) -> f64| points.iter().map(value).sum::<f64>();
+    let (time, size) = (sum(&|it| it.0) / count, sum(&|it| it.1) / count);
+    let variance = sum(&|it| (it.0 - time).powi(2));
+    let slope = sum(&|it| (it.0 - time) * (it.1 - size)) / variance;
+    let rest = sum(&|it| (it.1 - size - slope * (it.0 - time)).powi(2));
+    let error = (rest / (count - 2.0) / variance).sqrt();
+    (slope * 600.0 / size, 2.0 * error * 600.0 / size)
 }
 
 /// Inserts that ended well, by the aggregator's own counter.
@@ -304,8 +323,23 @@ mod tests {
             engine_bytes: 1_000.0 + f64::from(step),
         };
         let looks: Vec<Look> = (0..120).map(look).collect();
-        let slope = slope_per_ten_minutes(&looks, |look| look.engine_bytes);
-        assert!((slope - 120.0 / 1_059.5).abs() < 1e-6, "{slope}");
-        assert!(slope_per_ten_minutes(&looks, |look| look.aggregator_bytes).abs() < 1e-3);
+        let (slope, error) = slope_per_ten_minutes(&floors(&looks, |look| look.engine_bytes));
+        assert!((slope - 120.0 / 1_054.0).abs() < 1e-6, "{slope}");
+        assert!(error < 1e-9, "{error}");
+        let (slope, _) = slope_per_ten_minutes(&floors(&looks, |look| look.aggregator_bytes));
+        assert!(slope.abs() < 1e-9, "{slope}");
+    }
+
+    #[test]
+    fn what_a_merge_takes_for_seconds_is_no_growth() {
+        let look = |step: u32| Look {
+            seconds: f64::from(step) * 5.0,
+            aggregator_bytes: 1_000.0,
+            engine_bytes: if step > 60 && step % 6 != 0 { 1_500.0 } else { 1_000.0 },
+        };
+        let looks: Vec<Look> = (0..120).map(look).collect();
+        assert_eq!(slope_per_ten_minutes(&floors(&looks, |look| look.engine_bytes)), (0.0, 0.0));
+        let all: Vec<(f64, f64)> = looks.iter().map(|look| (look.seconds, look.engine_bytes)).collect();
+        assert!(slope_per_ten_minutes(&all).0 > 0.3);
     }
 }
