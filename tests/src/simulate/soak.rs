@@ -194,10 +194,13 @@ async fn member(options: &Options, place: &Arc<Place>, figures: &mut Vec<Value>)
     aggregator.daemon.terminate()
 }
 
+/// What of a look counts.
+type Bytes = fn(&Look) -> f64;
+
 /// Growth of what stays in memory: of the least that was seen in each minute. Merges take tens of megabytes of the engine for
 /// seconds; they would hide a growth of a few in ten minutes, and feign one.
 fn memory_figures(looks: &[Look], figures: &mut Vec<Value>) {
-    let kinds: [(&str, fn(&Look) -> f64, Option<f64>); 3] = [
+    let kinds: [(&str, Bytes, Option<f64>); 3] = [
         ("memory_slope", |it| it.aggregator_bytes + it.engine_bytes, Some(1.0)),
         ("memory_slope_aggregator", |it| it.aggregator_bytes, None),
         ("memory_slope_engine", |it| it.engine_bytes, None),
