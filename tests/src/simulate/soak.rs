@@ -338,7 +338,7 @@ mod tests {
         let look = |step: u32| Look {
             seconds: f64::from(step) * 5.0,
             aggregator_bytes: 1_000.0,
-            engine_bytes: if step > 60 && step % 6 != 0 { 1_500.0 } else { 1_000.0 },
+            engine_bytes: if step > 60 && !step.is_multiple_of(6) { 1_500.0 } else { 1_000.0 },
         };
         let looks: Vec<Look> = (0..120).map(look).collect();
         assert_eq!(slope_per_ten_minutes(&floors(&looks, |look| look.engine_bytes)), (0.0, 0.0));
