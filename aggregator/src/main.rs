@@ -10,11 +10,6 @@ use etcdmon_service::logging::{self, ErrorChain};
 use etcdmon_service::{process, shutdown};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Blocks of megabytes come and go beside small state that stays: glibc's arenas keep three times what is in use, and a little more
-/// by the hour. This one gives pages back.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Exit code for settings that can't be used, as in sysexits.h.
 const EX_CONFIG: u8 = 78;
 
