@@ -9,6 +9,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use etcdmon_service::foreign;
+
+use crate::patience::Patience;
+
 pub mod container;
 pub mod exec;
 pub mod flags;
@@ -26,6 +30,9 @@ pub const SCAN_PERIOD: Duration = Duration::from_millis(500);
 
 /// A process that is not etcd is looked at again on every scan whose number is a multiple of this.
 const RECHECK_EVERY: u64 = 3;
+
+/// Largest configuration file of an etcd that is read, in bytes; real ones have a few thousand.
+const CONFIGURATION_BYTES: u64 = 256 << 10;
 
 /// One process for all time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -130,6 +137,7 @@ impl Discovery {
                 _ => {}
             }
         }
+        self.sighter.descriptions.keep(|process| pids.binary_search(&process.pid).is_ok());
         self.pids = pids;
         Ok(changes)
     }
@@ -137,6 +145,12 @@ impl Discovery {
     /// What tells etcd processes from others, for whoever looks at them elsewhere.
     pub fn sighter(&self) -> Sighter {
         self.sighter.clone()
+    }
+
+    /// Processes called etcd that can't be looked at because what they would be known by does not answer, and whether there
+    /// are as many of them as may be waited for.
+    pub fn silent(&self) -> (Vec<ProcessId>, bool) {
+        self.sighter.descriptions.silent()
     }
 
     /// Takes a process that was found elsewhere; `None` when it is known.
@@ -206,6 +220,8 @@ pub struct Sighter {
     proc: ProcFs,
     boot_id: [u8; 16],
     only: Vec<PathBuf>,
+    /// Whoever is called etcd may have a memory or a configuration file that hangs whoever reads it.
+    descriptions: Patience<Option<EtcdProcess>>,
 }
 
 impl Sighter {
@@ -215,7 +231,7 @@ impl Sighter {
     /// When the boot id can't be read.
     pub fn new(proc: ProcFs, only: Vec<PathBuf>) -> std::io::Result<Self> {
         let boot_id = proc.boot_id()?;
-        Ok(Self { proc, boot_id, only })
+        Ok(Self { proc, boot_id, only, descriptions: Patience::default() })
     }
 
     /// The process, if it is an etcd to be watched.
@@ -232,7 +248,9 @@ impl Sighter {
             return if stat.is_kernel_thread() { Sight::Kernel } else { Sight::Other };
         }
         let id = ProcessId { boot_id: self.boot_id, pid, start_ticks: stat.start_ticks };
-        let Some(process) = describe(&self.proc, id) else { return Sight::Nothing };
+        let proc = self.proc.clone();
+        let description = self.descriptions.ask(id, move || describe(&proc, id));
+        let Some(process) = description.flatten() else { return Sight::Nothing };
         let watched =
             self.only.is_empty() || self.only.iter().any(|prefix| process.data_dir.starts_with(prefix));
         if watched { Sight::Etcd(Box::new(process)) } else { Sight::Foreign(stat.start_ticks) }
@@ -269,7 +287,7 @@ fn describe(proc: &ProcFs, id: ProcessId) -> Option<EtcdProcess> {
     let mut options = Options::from_process(&command_line, &environment);
     if let Some(file) = options.value("config-file") {
         let path = proc.through_root(id.pid, &cwd.join(file));
-        let read = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+        let read = foreign::read_to_string(&path, CONFIGURATION_BYTES).map_err(|error| error.to_string());
         match read.and_then(|text| Options::from_file(&text)) {
             Ok(from_file) => options = from_file,
             Err(error) => notes.push(format!("configuration file {}: {error}", path.display())),

@@ -38,6 +38,7 @@ pub mod enrol;
 pub mod fact;
 pub mod hub;
 pub mod logs;
+pub mod patience;
 pub mod priority;
 pub mod probe;
 pub mod reload;
@@ -54,12 +55,13 @@ use config::{Config, TokenSource};
 use connect::tls::Trust;
 use connect::{Connector, Credentials};
 use discover::exec::{self, ProcessEvent, Watched};
-use discover::{Change, Discovery, EtcdProcess, ProcFs, ProcessId, SCAN_PERIOD, wal};
+use discover::{Change, Discovery, EtcdProcess, MemberIdentity, ProcFs, ProcessId, SCAN_PERIOD, wal};
 use ebpf::ProbeConfig;
 use enrol::Enrolment;
 use hub::{Hub, NOTES_LIMIT, Note, Parts};
 use logs::LogsHandle;
 use logs::verdict::Exit;
+use patience::Patience;
 use probe::{Dumps, ProbeHandle, ProbeSettings, Tuning};
 use send::batches::BatchSender;
 use send::live::LiveSender;
@@ -73,6 +75,9 @@ const FIRST_BATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Time at the end in which batches may still be sent before they go to disk.
 const SEND_GRACE: Duration = Duration::from_secs(3);
+
+/// The capability of looking at what is called etcd.
+const DISCOVERY: &str = "discovery";
 
 /// Time at the end for everything else.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -291,6 +296,8 @@ impl Agent {
             logs: self.logs,
             watched: Watched::default(),
             unnamed: Vec::new(),
+            identities: Patience::default(),
+            silent: (Vec::new(), false),
         };
         watch.run(self.discovery, &stop).await;
 
@@ -464,6 +471,10 @@ struct Watch {
     collecting: HashMap<ProcessId, (EtcdProcess, CancellationToken)>,
     /// Processes whose WAL named no ids yet.
     unnamed: Vec<EtcdProcess>,
+    /// What their WALs say; a data directory may be on a filesystem that hangs.
+    identities: Patience<Option<MemberIdentity>>,
+    /// Processes that kept silent at the last scan, and whether the hub was told.
+    silent: (Vec<ProcessId>, bool),
 }
 
 impl Watch {
@@ -507,6 +518,7 @@ impl Watch {
                 Err(error) => tracing::warn!(%error, "scan of /proc failed"),
             }
             self.name_unnamed().await;
+            self.tell_silent(&discovery).await;
         }
         for (_, token) in self.collecting.values() {
             token.cancel();
@@ -544,14 +556,16 @@ impl Watch {
             Change::Appeared(process) => {
                 self.logs.appeared(&process);
                 self.watched.add(process.id.pid);
-                let identity = wal::read_identity(&process.wal_dir_here).ok().flatten();
+                let answer = self.read_identity(&process);
+                let identity = answer.flatten();
                 if identity.is_none() {
                     self.unnamed.push((*process).clone());
                 }
                 let token = stop.child_token();
                 self.collecting.insert(process.id, ((*process).clone(), token.clone()));
                 self.tell(Note::Appeared(process.clone(), identity)).await;
-                if let Some(event) = spool_device(&self.config.state_dir, &process) {
+                // Of a filesystem that does not answer nothing else is asked.
+                if let Some(event) = answer.and_then(|_| spool_device(&self.config.state_dir, &process)) {
                     self.tell(Note::Facts(vec![fact::Fact::Event(event)])).await;
                 }
                 self.probes.add((*process).clone());
@@ -581,11 +595,53 @@ impl Watch {
 
     async fn name_unnamed(&mut self) {
         for process in std::mem::take(&mut self.unnamed) {
-            match wal::read_identity(&process.wal_dir_here) {
-                Ok(Some(identity)) => self.tell(Note::Identified(process.id, identity)).await,
-                _ => self.unnamed.push(process),
+            match self.read_identity(&process).flatten() {
+                Some(identity) => self.tell(Note::Identified(process.id, identity)).await,
+                None => self.unnamed.push(process),
             }
         }
+    }
+
+    /// `None` while the filesystem does not answer.
+    fn read_identity(&self, process: &EtcdProcess) -> Option<Option<MemberIdentity>> {
+        let directory = process.wal_dir_here.clone();
+        self.identities.ask(process.id, move || wal::read_identity(&directory).ok().flatten())
+    }
+
+    /// Says which processes called etcd can't be looked at. One that is silent at two scans in a row is not merely slow.
+    async fn tell_silent(&mut self, discovery: &Discovery) {
+        self.identities.keep(|process| self.collecting.contains_key(&process));
+        let (mut silent, mut full) = discovery.silent();
+        let (of_files, files_full) = self.identities.silent();
+        silent.extend(of_files);
+        full |= files_full;
+        let (before, told) = &self.silent;
+        let lasting: Vec<String> =
+            silent.iter().filter(|id| before.contains(id)).map(|id| id.pid.to_string()).collect();
+        let told = match (lasting.as_slice(), told) {
+            ([], true) => {
+                self.tell(Note::Restored(DISCOVERY)).await;
+                false
+            }
+            ([], false) => false,
+            (pids, _) => {
+                let more =
+                    if full { ", as many as are waited for; further ones are not looked at" } else { "" };
+                let degraded = v1::Degradation {
+                    capability: DISCOVERY.to_owned(),
+                    reason: format!(
+                        "configuration or data directory of etcd does not answer: pid {}{more}",
+                        pids.join(", ")
+                    ),
+                    remedy:
+                        "look whether these processes are etcds of yours, and whether their filesystems hang"
+                            .to_owned(),
+                };
+                self.tell(Note::Degraded(degraded)).await;
+                true
+            }
+        };
+        self.silent = (silent, told);
     }
 
     async fn tell(&self, note: Note) {

@@ -24,6 +24,7 @@ use crate::clock::{Reading, SECOND_NS, process_start_wall_ns};
 use crate::discover::{EtcdProcess, ProcFs, ProcessId};
 use crate::fact::Fact;
 use crate::hub::Note;
+use crate::patience::Patience;
 
 pub mod boot;
 pub mod event;
@@ -99,12 +100,20 @@ pub struct LogsHandle {
     proc: ProcFs,
     places: Places,
     told: SyncSender<Told>,
+    /// Where their logs are; whoever looks may hang.
+    found: Patience<Result<Vec<Source>, Missing>>,
 }
 
 impl LogsHandle {
     /// A process to follow; once is enough.
     pub fn appeared(&self, process: &EtcdProcess) {
-        let sources = find::find(&self.proc, process, &self.places);
+        let (proc, of, places) = (self.proc.clone(), process.clone(), self.places.clone());
+        let sources =
+            self.found.ask(process.id, move || find::find(&proc, &of, &places)).unwrap_or_else(|| {
+                let pid = process.id.pid;
+                Err(format!("log of etcd (pid {pid}) can't be read: its place does not answer").into())
+            });
+        self.found.keep(|asked| asked == process.id);
         let user = self.proc.user(process.id.pid).unwrap_or(0);
         self.tell(Told::Appeared(Box::new(Found { process: process.clone(), user, sources })));
     }
@@ -136,7 +145,7 @@ pub fn start(proc: ProcFs, places: Places, notes: mpsc::Sender<Note>) -> io::Res
         incidents: Incidents::default(),
     };
     std::thread::Builder::new().name("logs".to_owned()).spawn(move || logs.run(&inbox))?;
-    Ok(LogsHandle { proc, places, told })
+    Ok(LogsHandle { proc, places, told, found: Patience::default() })
 }
 
 /// The thread.

@@ -28,6 +28,7 @@ use crate::ebpf::{Position, ProbeConfig, Probes, Records, TargetCounters, disks_
 use crate::encode::Sampling;
 use crate::fact::{Event, Fact, SyncRow};
 use crate::hub::Note;
+use crate::patience::Patience;
 use crate::priority;
 use crate::telemetry::Telemetry;
 use crate::vitals::journal::JournalSlot;
@@ -223,6 +224,7 @@ pub fn start(
         notes,
         telemetry,
         targets: BTreeMap::new(),
+        grounds: Patience::default(),
         losses: Losses::default(),
         slot_opened: None,
         degradations: Vec::new(),
@@ -250,6 +252,7 @@ struct ProbeThread {
     notes: mpsc::Sender<Note>,
     telemetry: Arc<Telemetry>,
     targets: BTreeMap<ProcessId, Target>,
+    grounds: Patience<()>,
     losses: Losses,
     slot_opened: Option<std::time::Instant>,
     degradations: Vec<Degradation>,
@@ -301,6 +304,7 @@ impl ProbeThread {
                 self.vitals.remove(process);
                 self.detach(process);
                 self.targets.remove(&process);
+                self.grounds.keep(|asked| self.targets.contains_key(&asked));
                 self.sampler.forget(process);
                 self.recorder.gone(process, mono_ns());
                 let _nobody_waits = done.send(());
@@ -336,6 +340,10 @@ impl ProbeThread {
     fn attach(&mut self, id: ProcessId) {
         let Some(probes) = self.probes.clone().filter(|_| self.enabled) else { return };
         let Some(target) = self.targets.get_mut(&id).filter(|target| target.watch.is_none()) else { return };
+        if !answers(&self.grounds, &target.process) {
+            target.retry_at_ns = 0;
+            return;
+        }
         match probes.add_target(id.pid, &directories(&target.process)) {
             Ok(watch) => {
                 let Some(zero) = probes.snapshot(id.pid) else { return };
@@ -459,6 +467,7 @@ impl ProbeThread {
     fn watch_disks(&mut self) {
         let Some(probes) = self.probes.clone().filter(|_| self.enabled) else { return };
         let watched = self.targets.values().filter(|target| target.watch.is_some());
+        let watched = watched.filter(|target| answers(&self.grounds, &target.process));
         let below = |target: &Target| -> Vec<u32> {
             let directories = directories(&target.process).into_iter();
             directories
@@ -609,6 +618,18 @@ fn degradation(capability: &str, reason: &str, remedy: &str) -> Note {
         reason: reason.to_owned(),
         remedy: remedy.to_owned(),
     })
+}
+
+/// Whether the filesystems of a process answer: this thread must not wait for one that hangs.
+fn answers(grounds: &Patience<()>, process: &EtcdProcess) -> bool {
+    let of = process.clone();
+    let look = move || {
+        for directory in directories(&of) {
+            // What it says is asked for again by whoever needs it.
+            let _answer = disks_of(of.id.pid, &directory);
+        }
+    };
+    grounds.ask(process.id, look).is_some()
 }
 
 /// The directories that decide the hook. One that etcd has not made yet will be made on the filesystem of what is there.

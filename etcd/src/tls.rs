@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use etcdmon_service::foreign::{self, CERTIFICATE_BYTES};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -85,7 +86,7 @@ pub fn tls_config(files: &TlsFiles, names: &Names, protocol: &[u8]) -> Result<Cl
         .with_custom_certificate_verifier(Arc::new(Verifier { chain: verifier, names: names.clone() }));
     let mut config = match (&files.cert, &files.key) {
         (Some(cert), Some(key)) => {
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, error))?;
+            let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| unreadable(key, error))?;
             builder.with_client_auth_cert(certificates(cert)?, key).map_err(EndpointError::Tls)?
         }
         _ => builder.with_no_client_auth(),
@@ -95,7 +96,15 @@ pub fn tls_config(files: &TlsFiles, names: &Names, protocol: &[u8]) -> Result<Cl
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, EndpointError> {
-    CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| unreadable(path, error))
+    CertificateDer::pem_slice_iter(&read(path)?)
+        .collect::<Result<_, _>>()
+        .map_err(|error| unreadable(path, error))
+}
+
+/// The path may be the word of a process that only calls itself etcd.
+fn read(path: &Path) -> Result<Vec<u8>, EndpointError> {
+    foreign::read(path, CERTIFICATE_BYTES)
+        .map_err(|error| EndpointError::File { path: path.display().to_string(), source: error.into() })
 }
 
 fn unreadable(path: &Path, error: rustls_pki_types::pem::Error) -> EndpointError {

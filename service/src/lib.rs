@@ -6,11 +6,13 @@
 //! - [`backoff`]: growing pauses with jitter;
 //! - [`breaker`]: the same for one peer that is asked again and again, with rare attempts while it is away;
 //! - [`process`]: ready file, panic counter, TLS provider;
+//! - [`foreign`]: files whose paths somebody else chose;
 //! - [`secret`]: values that never show in logs;
 //! - [`systemd`]: ready, alive and stopping, told to a supervisor that wants to know.
 
 pub mod backoff;
 pub mod breaker;
+pub mod foreign;
 pub mod logging;
 pub mod process;
 pub mod secret;

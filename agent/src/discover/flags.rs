@@ -67,7 +67,10 @@ impl Options {
     /// # Errors
     /// The parser's words when it is not YAML or not a mapping.
     pub fn from_file(text: &str) -> Result<Self, String> {
-        let root: serde_json::Value = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        // Where it is not YAML, but nothing of what it says: anybody may name any file here. The parser bounds nesting and what
+        // aliases unfold to.
+        let root: serde_json::Value =
+            serde_saphyr::from_str(text).map_err(|error| error.without_snippet().to_string())?;
         let serde_json::Value::Object(entries) = root else {
             return Err("not a mapping of settings".to_owned());
         };

@@ -1,7 +1,7 @@
 //! Reading `/proc`, or a recorded copy of it below another root.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const PF_KTHREAD: u64 = 0x0020_0000;
 
 /// Most bytes read of a command line or environment; the kernel itself allows far more.
-const TEXT_LIMIT: usize = 1 << 20;
+const TEXT_LIMIT: u64 = 1 << 20;
 
 /// A `/proc` tree.
 #[derive(Debug, Clone)]
@@ -98,8 +98,9 @@ impl ProcFs {
     /// # Errors
     /// When it can't be read.
     pub fn read(&self, pid: u32, file: &str) -> io::Result<Vec<u8>> {
-        let mut bytes = fs::read(self.path(pid, file))?;
-        bytes.truncate(TEXT_LIMIT);
+        let mut bytes = Vec::new();
+        // A process may say (prctl(2), PR_SET_MM) that all of its memory is its command line.
+        fs::File::open(self.path(pid, file))?.take(TEXT_LIMIT).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 

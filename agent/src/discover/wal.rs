@@ -4,14 +4,17 @@
 //! and the metadata holds node and cluster id. Reading them needs no request to etcd, so a member is known while it is
 //! still starting, or stuck. Only the first bytes of a segment are read, and nothing is ever written.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use etcdmon_service::foreign;
 use prost::Message;
 
 /// Enough for the checksum record and the metadata record, which are about 24 and 40 bytes.
 const HEAD_BYTES: usize = 512;
+
+/// Entries of a WAL directory that are looked at; etcd keeps five segments unless told otherwise.
+pub(crate) const ENTRIES_LIMIT: usize = 20_000;
 
 /// `walpb.Record.type` of the metadata.
 const KIND_METADATA: i64 = 1;
@@ -56,7 +59,7 @@ struct Metadata {
 /// When the directory can't be listed.
 pub fn read_identity(wal_dir: &Path) -> io::Result<Option<MemberIdentity>> {
     let mut newest: Option<std::ffi::OsString> = None;
-    for entry in std::fs::read_dir(wal_dir)? {
+    for entry in std::fs::read_dir(wal_dir)?.take(ENTRIES_LIMIT) {
         let name = entry?.file_name();
         if name.as_encoded_bytes().ends_with(b".wal") && newest.as_ref().is_none_or(|best| *best < name) {
             newest = Some(name);
@@ -64,7 +67,7 @@ pub fn read_identity(wal_dir: &Path) -> io::Result<Option<MemberIdentity>> {
     }
     let Some(name) = newest else { return Ok(None) };
     let mut head = Vec::with_capacity(HEAD_BYTES);
-    File::open(wal_dir.join(name))?.take(HEAD_BYTES as u64).read_to_end(&mut head)?;
+    foreign::open(&wal_dir.join(name))?.take(HEAD_BYTES as u64).read_to_end(&mut head)?;
     Ok(parse_head(&head))
 }
 

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use etcdmon_service::foreign::{self, CERTIFICATE_BYTES};
 use x509_parser::prelude::{FromDer as _, Pem, X509Certificate};
 
 use super::wal;
@@ -61,7 +62,8 @@ pub fn look(proc: &ProcFs, process: &EtcdProcess, uid: u32, ended: bool, now_ns:
 
 fn certificates(files: &TlsFiles, now_ns: i64) -> Option<Finding> {
     let path = files.cert.as_ref()?;
-    let text = match fs::read(path) {
+    let read = foreign::read(path, CERTIFICATE_BYTES).map_err(std::io::Error::from);
+    let text = match read {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Some(finding("certificate_unreadable", format!("{}: {error}", path.display())));
@@ -97,7 +99,8 @@ fn keys_match(certificate: &[u8], key: &Path) -> Result<bool, String> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificate)
         .collect::<Result<_, _>>()
         .map_err(|error| error.to_string())?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| error.to_string())?;
+    let key = foreign::read(key, CERTIFICATE_BYTES).map_err(|error| error.to_string())?;
+    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| error.to_string())?;
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(|error| error.to_string())?;
     // Inconsistent is what is looked for; not to be able to tell is no fault of etcd's.
     let matched = rustls::sign::CertifiedKey::new(chain, key).keys_match();

@@ -10,6 +10,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use etcdmon_service::foreign;
+
 /// Longest line.
 pub const LINE_LIMIT: usize = 64 << 10;
 
@@ -127,7 +129,7 @@ impl Tail {
     }
 
     fn open(&mut self, first: bool) -> io::Result<()> {
-        let file = File::open(&self.path)?;
+        let file = foreign::open(&self.path)?;
         let metadata = file.metadata()?;
         self.inode = (metadata.dev(), metadata.ino());
         self.reset(0);

@@ -1,12 +1,12 @@
 //! Whether the write-ahead log of an etcd that has ended is intact: its rolling CRC32C, read-only.
 
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use etcdmon_service::foreign;
 use prost::Message as _;
 
-use crate::discover::wal::{KIND_CHECKSUM, Record};
+use crate::discover::wal::{ENTRIES_LIMIT, KIND_CHECKSUM, Record};
 
 /// Only the newest segments are read: older ones were read at the last start already.
 const SEGMENTS: usize = 2;
@@ -16,7 +16,7 @@ const RECORD_LIMIT: u64 = 16 << 20;
 
 /// Cause and evidence of what is wrong with the newest segments; `None` when nothing is, or they can't be read.
 pub fn check(wal_dir: &Path) -> Option<(&'static str, String)> {
-    let entries = std::fs::read_dir(wal_dir).ok()?.flatten();
+    let entries = std::fs::read_dir(wal_dir).ok()?.take(ENTRIES_LIMIT).flatten();
     let mut segments: Vec<PathBuf> = entries
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "wal"))
@@ -24,7 +24,7 @@ pub fn check(wal_dir: &Path) -> Option<(&'static str, String)> {
     segments.sort();
     let newest = segments.len().saturating_sub(SEGMENTS);
     segments[newest..].iter().find_map(|path| {
-        let file = File::open(path).ok()?;
+        let file = foreign::open(path).ok()?;
         // A segment gets its name when its first records are written.
         if file.metadata().ok()?.len() == 0 {
             return Some(("wal_corrupt", format!("{} is empty", path.display())));

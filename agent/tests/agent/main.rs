@@ -9,6 +9,7 @@ mod boot;
 #[expect(dead_code, reason = "shared with the tests of the probes")]
 mod disk;
 mod flight;
+mod foreign;
 mod journal;
 mod links;
 mod logs;
