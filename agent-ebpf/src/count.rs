@@ -13,16 +13,19 @@ use etcdmon_agent_ebpf::{
     class::{CLASSES, Class},
     loss::{Program, Reason as LossReason},
     offset::Field,
+    place::PLACES,
     record::{RUN_TIME_UNKNOWN, Reason, SyncRecord},
     stats::ClassStats,
+    sync::SyncStart,
     target::Target,
 };
 use etcdmon_histogram::{BUCKETS, bucket_of};
 
 use crate::{
-    file,
-    maps::{CALLS, CallStart, LOSS, RECORDS, STATS, SYNCS, SyncStart, TARGETS, UNSYNCED},
-    read::{add, current_task, fetch_add, field, offset, unknown, word},
+    file::{self, ClassOfName},
+    maps::{CALLS, CallStart, FileKey, LOSS, RECORDS, STATS, SYNC_PLACES, SYNCS, TARGETS, WRITTEN, Written},
+    read::{Checked, Read, add, fetch_add, unknown},
+    under_way::{self, Put},
 };
 
 const NO_REPLACE: u64 = 1;
@@ -31,7 +34,7 @@ const EBADF: i64 = -9;
 const EINVAL: i64 = -22;
 const EROFS: i64 = -30;
 
-/// The calling process if it is watched by one of these hooks. The only thing that a foreign process runs.
+/// The calling process and thread, if it is watched by one of these hooks. The only thing that a foreign process runs.
 #[inline(always)]
 pub fn target(flags: u32) -> Option<(u32, u32, &'static Target)> {
     let ids = bpf_get_current_pid_tgid();
@@ -56,14 +59,16 @@ pub fn lose(program: Program, reason: LossReason) {
     }
 }
 
+/// Counters of a slot and the class with this index; the last class if there is none.
 #[inline(always)]
-fn stats(slot: u32, class: Class) -> Option<*mut ClassStats> {
-    STATS.get_ptr_mut(slot * CLASSES as u32 + class as u32)
+fn stats(slot: u32, class: u32) -> Option<*mut ClassStats> {
+    STATS
+        .get_ptr_mut(slot * CLASSES as u32 + if class < CLASSES as u32 { class } else { Class::Other as u32 })
 }
 
 #[inline(always)]
-fn run_delay() -> u64 {
-    field(current_task(), Field::TaskRunDelay).unwrap_or_default()
+fn run_delay<R: Read>() -> u64 {
+    R::field(R::current_task(), Field::TaskRunDelay).unwrap_or_default()
 }
 
 #[inline(always)]
@@ -75,21 +80,15 @@ fn processor() -> u32 {
 /// How long the current thread had run and since when it runs, as of the scheduler's last look: `sum_exec_runtime` and
 /// `exec_start`.
 #[inline(always)]
-fn run_time() -> Option<(u64, u64)> {
-    let (start, sum) = (offset(Field::TaskRunStart)?, offset(Field::TaskRunTime)?);
-    let task = current_task();
-    if sum == start + 8 {
-        // One read for both, as every kernel has them side by side.
-        let [start_ns, sum_ns]: [u64; 2] = word(task + start)?;
-        return Some((sum_ns, start_ns));
-    }
-    Some((word(task + sum)?, word(task + start)?))
+fn run_time<R: Read>() -> Option<(u64, u64)> {
+    let task = R::current_task();
+    Some((R::field(task, Field::TaskRunTime)?, R::field(task, Field::TaskRunStart)?))
 }
 
 /// Time that the current thread has run since the begin of its sync.
 #[inline(always)]
-fn ran_since(start: &SyncStart, latency_ns: u64) -> u32 {
-    let Some((sum_ns, start_ns)) = run_time() else { return RUN_TIME_UNKNOWN };
+fn ran_since<R: Read>(start: &SyncStart, latency_ns: u64) -> u32 {
+    let Some((sum_ns, start_ns)) = run_time::<R>() else { return RUN_TIME_UNKNOWN };
     let seen_ns = sum_ns.wrapping_sub(start.run_time_ns);
     // What the scheduler has not looked at yet, at both ends. Its clocks differ by processor; from one to another the
     // error of at most a tick stays.
@@ -122,22 +121,43 @@ unsafe fn observe(histogram: *mut [u64; BUCKETS], sum_ns: *mut u64, latency_ns: 
 
 /// Notes the begin of a sync of `file` by this thread.
 #[inline(always)]
-pub fn sync_begin(program: Program, thread: u32, target: &Target, file: u64) {
-    let written_bytes = take_unsynced(file);
-    let (run_time_ns, run_start_ns) = run_time().unwrap_or_default();
+pub fn sync_begin<R: Read>(
+    program: Program,
+    hook: u32,
+    process: u32,
+    thread: u32,
+    target: &Target,
+    file: u64,
+) {
+    let inode = file::inode_of::<R>(file).unwrap_or_default();
+    let key = file::key::<R>(inode);
+    let (written_bytes, class) = class_and_unsynced::<R>(file, key);
+    let (run_time_ns, run_start_ns) = run_time::<R>().unwrap_or_default();
     let mut start = SyncStart {
         start_ns: 0,
-        run_delay_ns: run_delay(),
+        run_delay_ns: run_delay::<R>(),
         run_time_ns,
         run_start_ns,
-        file,
         written_bytes,
+        inode: key.number,
+        slow_ns: target.slow_ns,
+        process_id: process,
+        device: file::device::<R>(inode),
         processor: processor(),
-        padding: 0,
+        sample_every: target.sample_every,
+        class,
+        hook,
         slot: target.slot as u64,
     };
     // Last, so that our own work above is not part of the latency.
     start.start_ns = now();
+    if R::USES_PLACES {
+        match under_way::put(&SYNC_PLACES, place_of(thread), thread as u64, &start) {
+            Put::New => return,
+            Put::Again => return lose(program, LossReason::NoEnd),
+            Put::Taken => {}
+        }
+    }
     match SYNCS.insert(&thread, &start, NO_REPLACE) {
         Ok(()) => {}
         Err(EEXIST) => {
@@ -150,43 +170,80 @@ pub fn sync_begin(program: Program, thread: u32, target: &Target, file: u64) {
     }
 }
 
+/// Neighbours have places beside each other: a process's threads are numbered in a row.
+#[inline(always)]
+fn place_of(thread: u32) -> u32 {
+    thread & (PLACES as u32 - 1)
+}
+
+/// Bytes written to a file that is being synced up to now, whose count begins anew, and the index of its class.
+#[inline(always)]
+fn class_and_unsynced<R: Read>(file: u64, key: FileKey) -> (u64, u32) {
+    if file::is_directory::<R>(key.inode) {
+        return (0, Class::Directory as u32);
+    }
+    let mut unsynced_bytes = 0;
+    let mut known = ClassOfName::NOTHING;
+    if let Some(written) = WRITTEN.get_ptr_mut(key) {
+        // SAFETY: points into the map's value. Taken off rather than set to zero: what is added meanwhile stays.
+        unsafe {
+            known = ClassOfName::from_word((*written).class);
+            unsynced_bytes = (*written).unsynced_bytes;
+            add(&raw mut (*written).unsynced_bytes, unsynced_bytes.wrapping_neg());
+        }
+    }
+    (unsynced_bytes, known.now::<R>(file::name_of_file::<R>(file)).index())
+}
+
+/// The begin of this thread's sync, which is forgotten. `None` if none was seen by this kind of hook.
+#[inline(always)]
+fn take_begin<R: Read>(hook: u32, thread: u32) -> Option<SyncStart> {
+    if R::USES_PLACES
+        && let Some(place) = under_way::find(&SYNC_PLACES, place_of(thread), thread as u64)
+    {
+        // SAFETY: points into the map's value, which only this thread writes to.
+        unsafe {
+            let start = (*place).value;
+            if start.hook != hook {
+                return None;
+            }
+            under_way::give_back(place);
+            return Some(start);
+        }
+    }
+    // SAFETY: only this thread writes or removes the element.
+    let start = unsafe { SYNCS.get(thread) }.copied()?;
+    if start.hook != hook {
+        return None;
+    }
+    let _ = SYNCS.remove(thread);
+    Some(start)
+}
+
 /// Counts the end of this thread's sync, and hands over a record of it if it is slow or falls into the sample. The sample
 /// is exact with an add that returns what was there; kernels before 5.12 refuse programs that have one.
 #[inline(always)]
-pub fn sync_end<const EXACT: bool>(
+pub fn sync_end<const EXACT: bool, R: Read>(
     context: &impl EbpfContext,
     program: Program,
-    process: u32,
-    thread: u32,
-    target: &Target,
+    hook: u32,
     result: i64,
 ) {
-    let end_ns = now();
-    // SAFETY: only this thread writes or removes the element.
-    let Some(start) = (unsafe { SYNCS.get(thread) }).copied() else {
-        // A call on something that can't be synced has no begin here.
-        if !matches!(result, EBADF | EINVAL | EROFS) {
+    let thread = bpf_get_current_pid_tgid() as u32;
+    let Some(start) = take_begin::<R>(hook, thread) else {
+        // A call on something that can't be synced has no begin here, and what is not watched has none at all.
+        if !matches!(result, EBADF | EINVAL | EROFS) && target(hook).is_some() {
             lose(program, LossReason::NoBegin);
             debug!(context, "sync of thread {} ended without a begin", thread);
         }
         return;
     };
-    let _ = SYNCS.remove(thread);
-    if start.slot != target.slot as u64 {
-        lose(program, LossReason::NoBegin);
-        return;
+    let latency_ns = now().saturating_sub(start.start_ns);
+    let run_delay_ns = run_delay::<R>().saturating_sub(start.run_delay_ns);
+    if start.class >= CLASSES as u32 {
+        lose(program, LossReason::Unreadable);
     }
-    let latency_ns = end_ns.saturating_sub(start.start_ns);
-    let run_delay_ns = run_delay().saturating_sub(start.run_delay_ns);
-    let inode = file::inode_of(start.file).unwrap_or_default();
-    let class = match file::class_of_file(start.file, inode) {
-        Some(class) => class,
-        None => {
-            lose(program, LossReason::Unreadable);
-            Class::Other
-        }
-    };
-    let Some(stats) = stats(target.slot, class) else { return };
+    let Some(stats) = stats(start.slot as u32, start.class) else { return };
     // SAFETY: points to the map's value.
     let reason = unsafe {
         observe(&raw mut (*stats).sync_histogram, &raw mut (*stats).sync_sum_ns, latency_ns);
@@ -194,7 +251,7 @@ pub fn sync_end<const EXACT: bool>(
         if result < 0 {
             add(&raw mut (*stats).sync_errors, 1);
         }
-        if latency_ns >= target.slow_ns {
+        if latency_ns >= start.slow_ns {
             Reason::Slow
         } else {
             let counter = &raw mut (*stats).sync_unslow;
@@ -205,7 +262,7 @@ pub fn sync_end<const EXACT: bool>(
                 add(counter, 1);
                 earlier
             };
-            let every = target.sample_every as u64;
+            let every = start.sample_every as u64;
             if every == 0 || earlier % every != 0 {
                 return;
             }
@@ -217,52 +274,55 @@ pub fn sync_end<const EXACT: bool>(
         latency_ns,
         run_delay_ns,
         written_bytes: start.written_bytes,
-        inode: file::number(inode),
+        inode: start.inode,
         thread_id: thread,
-        device: file::device(inode),
+        device: start.device,
         result: result as i32,
-        slot: target.slot as u8,
-        class: class as u8,
+        slot: start.slot as u8,
+        class: if start.class < CLASSES as u32 { start.class as u8 } else { Class::Other as u8 },
         reason: reason as u8,
         reserved: 0,
-        process_id: process,
-        run_time_ns: ran_since(&start, latency_ns),
+        process_id: start.process_id,
+        run_time_ns: ran_since::<R>(&start, latency_ns),
     };
     if RECORDS.output::<SyncRecord>(&record, BPF_RB_NO_WAKEUP as u64).is_err() {
         lose(program, LossReason::RingFull);
     }
 }
 
-/// Bytes written to the file up to now; the count begins anew.
+/// Counts bytes written to the regular file with this key and name, and returns the index of its class.
 #[inline(always)]
-fn take_unsynced(file: u64) -> u64 {
-    let Some(inode) = file::inode_of(file) else { return 0 };
-    let Some(bytes) = UNSYNCED.get_ptr_mut(file::key(inode)) else { return 0 };
-    // SAFETY: points into the map's value. Taken off rather than set to zero: what is added meanwhile stays.
-    unsafe {
-        let taken = *bytes;
-        add(bytes, taken.wrapping_neg());
-        taken
-    }
-}
-
-/// Counts bytes written to a regular file.
-#[inline(always)]
-pub fn written(program: Program, target: &Target, inode: u64, class: Option<Class>, bytes: u64) {
-    if class.is_none() {
+pub fn written(program: Program, target: &Target, key: FileKey, dentry: Option<u64>, bytes: u64) -> u32 {
+    let written = WRITTEN.get_ptr_mut(key);
+    let known = match written {
+        // SAFETY: points into the map's value; the class and its name are one word.
+        Some(written) => unsafe { core::ptr::read_volatile(&raw const (*written).class) },
+        None => 0,
+    };
+    let class = ClassOfName::from_word(known).now::<Checked>(dentry);
+    if class.index() >= CLASSES as u32 {
         lose(program, LossReason::Unreadable);
     }
-    if let Some(stats) = stats(target.slot, class.unwrap_or(Class::Other)) {
+    if let Some(stats) = stats(target.slot, class.index()) {
         // SAFETY: points into the map's value.
         unsafe { add(&raw mut (*stats).written_bytes, bytes) };
     }
-    let key = file::key(inode);
-    if let Some(unsynced) = UNSYNCED.get_ptr_mut(key) {
+    match written {
         // SAFETY: points into the map's value.
-        unsafe { add(unsynced, bytes) };
-    } else if UNSYNCED.insert(&key, &bytes, 0).is_err() {
-        lose(program, LossReason::InFlightFull);
+        Some(written) => unsafe {
+            if class.word() != known {
+                core::ptr::write_volatile(&raw mut (*written).class, class.word());
+            }
+            add(&raw mut (*written).unsynced_bytes, bytes);
+        },
+        None => {
+            let first = Written { unsynced_bytes: bytes, class: class.word() };
+            if WRITTEN.insert(&key, &first, 0).is_err() {
+                lose(program, LossReason::InFlightFull);
+            }
+        }
     }
+    class.index()
 }
 
 /// Notes the begin of a write call of this thread on a regular file.
@@ -292,12 +352,14 @@ pub fn call_end(
     if start.slot != target.slot || start.generation != target.generation {
         return;
     }
-    let inode = file::inode_of(start.file).unwrap_or_default();
-    let class = file::class_of_file(start.file, inode);
-    if count_bytes && result > 0 {
-        written(program, target, inode, class, result as u64);
-    }
-    if count_calls && let Some(stats) = stats(target.slot, class.unwrap_or(Class::Other)) {
+    let inode = file::inode_of::<Checked>(start.file).unwrap_or_default();
+    let name = file::name_of_file::<Checked>(start.file);
+    let class = if count_bytes && result > 0 {
+        written(program, target, file::key::<Checked>(inode), name, result as u64)
+    } else {
+        ClassOfName::NOTHING.now::<Checked>(name).index()
+    };
+    if count_calls && let Some(stats) = stats(target.slot, class) {
         // SAFETY: points into the map's value.
         unsafe {
             observe(
@@ -311,8 +373,8 @@ pub fn call_end(
 
 /// Counts a sync_file_range call.
 #[inline(always)]
-pub fn range_call(target: &Target, file: u64, inode: u64) {
-    let class = file::class_of_file(file, inode).unwrap_or(Class::Other);
+pub fn range_call(target: &Target, file: u64) {
+    let class = ClassOfName::NOTHING.now::<Checked>(file::name_of_file::<Checked>(file)).index();
     if let Some(stats) = stats(target.slot, class) {
         // SAFETY: points into the map's value.
         unsafe { add(&raw mut (*stats).sync_file_range_calls, 1) };

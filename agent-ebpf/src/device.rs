@@ -7,14 +7,15 @@ use etcdmon_agent_ebpf::{
     failure::Failure,
     loss::{Program, Reason},
     offset::Field,
+    place::{PLACES, Place},
     request::{Device, FLUSH, FUA, OPERATION, Queue, REQUESTS as ENTRIES, RequestRecord},
-    usage::{UsageTotals, User},
 };
 
 use crate::{
     circular, count, file,
-    maps::{DEVICES, FAILURES, IN_FLIGHT, QUEUES, REQUESTS, USAGE},
-    read::{add, current_task, field},
+    maps::{DEVICES, FAILURES, IN_FLIGHT, QUEUES, REQUEST_PLACES, REQUESTS},
+    read::{Checked, Read, add},
+    under_way::{self, Put},
 };
 
 const NO_REPLACE: u64 = 1;
@@ -46,9 +47,9 @@ pub fn own_cgroup() -> u64 {
 
 /// The number of the disk.
 #[inline(always)]
-pub fn number(disk: u64) -> Option<u32> {
-    let major: u32 = field(disk, Field::DiskMajor)?;
-    let minor: u32 = field(disk, Field::DiskFirstMinor)?;
+pub fn number<R: Read>(disk: u64) -> Option<u32> {
+    let major: u32 = R::field(disk, Field::DiskMajor)?;
+    let minor: u32 = R::field(disk, Field::DiskFirstMinor)?;
     Some(major << 20 | minor)
 }
 
@@ -62,11 +63,11 @@ pub fn watched(number: u32) -> Option<Device> {
 /// What is known of a queue, if its disk is watched. The only thing that something on another disk costs. `disk` finds the
 /// disk of a queue that was never seen.
 #[inline(always)]
-fn known(program: Program, queue: u64, disk: impl Fn() -> Option<u64>) -> Option<*mut Queue> {
+fn known<R: Read>(program: Program, queue: u64, disk: impl Fn() -> Option<u64>) -> Option<*mut Queue> {
     let known = match QUEUES.get_ptr_mut(queue) {
         Some(known) => known,
         // A disk that is being made has a queue before it has a number: nothing is remembered then.
-        None => meet(program, queue, number(disk()?)?)?,
+        None => meet(program, queue, number::<R>(disk()?)?)?,
     };
     // SAFETY: points into the map's value.
     if unsafe { (*known).since_ns } == 0 { None } else { Some(known) }
@@ -85,56 +86,57 @@ fn meet(program: Program, queue: u64, device: u32) -> Option<*mut Queue> {
 }
 
 #[inline(always)]
-fn queue_of(program: Program, request: u64) -> Option<*mut Queue> {
-    let queue: u64 = field(request, Field::RequestQueue)?;
-    known(program, queue, || match field(queue, Field::QueueDisk) {
+fn queue_of<R: Read>(program: Program, request: u64) -> Option<*mut Queue> {
+    let queue: u64 = R::field(request, Field::RequestQueue)?;
+    known::<R>(program, queue, || match R::field(queue, Field::QueueDisk) {
         Some(disk) => Some(disk),
-        None => field(request, Field::RequestDisk),
+        None => R::field(request, Field::RequestDisk),
     })
 }
 
 #[inline(always)]
-fn queue_of_bio(program: Program, bio: u64) -> Option<*mut Queue> {
-    let disk: u64 = match field(bio, Field::BioDevice) {
-        Some(device) => field(device, Field::BlockDeviceDisk)?,
-        None => field(bio, Field::BioDisk)?,
+fn queue_of_bio<R: Read>(program: Program, bio: u64) -> Option<*mut Queue> {
+    let disk: u64 = match R::field(bio, Field::BioDevice) {
+        Some(device) => R::field(device, Field::BlockDeviceDisk)?,
+        None => R::field(bio, Field::BioDisk)?,
     };
-    known(program, field(disk, Field::DiskQueue)?, || Some(disk))
+    known::<R>(program, R::field(disk, Field::DiskQueue)?, || Some(disk))
 }
 
 #[inline(always)]
-fn is_kernel_thread() -> bool {
-    field::<u32>(current_task(), Field::TaskFlags).is_some_and(|flags| flags & KERNEL_THREAD != 0)
+fn is_kernel_thread<R: Read>() -> bool {
+    R::field::<u32>(R::current_task(), Field::TaskFlags).is_some_and(|flags| flags & KERNEL_THREAD != 0)
 }
 
 /// The cgroup that a bio is charged to; 0 if unknown.
 #[inline(always)]
-fn charged_to(bio: u64) -> u64 {
+fn charged_to<R: Read>(bio: u64) -> u64 {
     let walk = || {
-        let group: u64 = field(bio, Field::BioGroup)?;
-        let policy: u64 = field(group, Field::GroupPolicy)?;
-        let cgroup: u64 = field(policy, Field::PolicyCgroup)?;
-        let node: u64 = field(cgroup, Field::CgroupNode)?;
-        field(node, Field::NodeId)
+        let group: u64 = R::field(bio, Field::BioGroup)?;
+        let policy: u64 = R::field(group, Field::GroupPolicy)?;
+        let cgroup: u64 = R::field(policy, Field::PolicyCgroup)?;
+        let node: u64 = R::field(cgroup, Field::CgroupNode)?;
+        R::field(node, Field::NodeId)
     };
     walk().unwrap_or_default()
 }
 
-/// The inode of the file whose page comes first in a bio; 0 for anything but a file.
+/// The inode of the file whose page comes first in a bio; 0 for anything but a file. A page is of many types, and there are
+/// flags in addresses: only for the checked way to read.
 #[inline(always)]
 fn file_of(bio: u64) -> u64 {
     let walk = || {
-        let vectors: u64 = field(bio, Field::BioVectors)?;
-        let page: u64 = field(vectors, Field::VectorPage)?;
-        let head: u64 = field(page, Field::PageHead)?;
+        let vectors: u64 = Checked::field(bio, Field::BioVectors)?;
+        let page: u64 = Checked::field(vectors, Field::VectorPage)?;
+        let head: u64 = Checked::field(page, Field::PageHead)?;
         let page = if head & 1 == 1 { head - 1 } else { page };
-        let mapping: u64 = field(page, Field::PageMapping)?;
+        let mapping: u64 = Checked::field(page, Field::PageMapping)?;
         // The lowest bits tell memory that belongs to no file.
         if mapping & 3 != 0 {
             return None;
         }
-        let inode: u64 = field(mapping, Field::MappingHost)?;
-        file::is_regular(inode).then(|| file::number(inode))
+        let inode: u64 = Checked::field(mapping, Field::MappingHost)?;
+        file::is_regular(inode).then(|| file::number::<Checked>(inode))
     };
     walk().unwrap_or_default()
 }
@@ -161,14 +163,14 @@ const fn blank(device: u32, bytes: u32, flags: u32) -> RequestRecord {
 }
 
 #[inline(always)]
-fn describe(request: u64, device: u32) -> RequestRecord {
-    let bytes = field(request, Field::RequestLength).unwrap_or_default();
-    blank(device, bytes, field(request, Field::RequestFlags).unwrap_or_default())
+fn describe<R: Read>(request: u64, device: u32) -> RequestRecord {
+    let bytes = R::field(request, Field::RequestLength).unwrap_or_default();
+    blank(device, bytes, R::field(request, Field::RequestFlags).unwrap_or_default())
 }
 
 /// Adds who submits it, which is the current task, and for whom, which the first bio tells.
 #[inline(always)]
-fn add_submitter(record: &mut RequestRecord, bio: u64) {
+fn add_submitter<R: Read>(record: &mut RequestRecord, bio: u64) {
     let ids = bpf_get_current_pid_tgid();
     record.thread_id = ids as u32;
     record.process_id = (ids >> 32) as u32;
@@ -176,13 +178,13 @@ fn add_submitter(record: &mut RequestRecord, bio: u64) {
     // SAFETY: takes nothing.
     record.cgroup = unsafe { bpf_get_current_cgroup_id() };
     let separate = has_separate_io_cgroups();
-    let kernel_thread = is_kernel_thread();
+    let kernel_thread = is_kernel_thread::<R>();
     if !separate && !kernel_thread {
         // A task of its own accord is charged itself.
         record.charged = record.cgroup;
         return;
     }
-    record.charged = charged_to(bio);
+    record.charged = charged_to::<R>(bio);
     if separate && record.charged != 0 {
         record.cgroup = record.charged;
     }
@@ -191,13 +193,37 @@ fn add_submitter(record: &mut RequestRecord, bio: u64) {
     }
 }
 
+/// The index of a request's place. Requests lie in memory at distances of a power of two: their addresses are spread.
 #[inline(always)]
-fn keep(program: Program, request: u64, record: &RequestRecord) {
-    match IN_FLIGHT.insert(&request, record, NO_REPLACE) {
+fn place_of<R: Read>(request: u64) -> u32 {
+    (R::number_of(request) as u32).wrapping_mul(0x9e37_79b1) >> (u32::BITS - PLACES.ilog2())
+}
+
+/// The place of a request that is under way, if it has one. Only watched disks' requests do.
+#[inline(always)]
+fn place<R: Read>(request: u64) -> Option<*mut Place<RequestRecord>> {
+    if R::USES_PLACES { under_way::find(&REQUEST_PLACES, place_of::<R>(request), request) } else { None }
+}
+
+#[inline(always)]
+fn keep<R: Read>(program: Program, request: u64, record: &RequestRecord) {
+    if R::USES_PLACES {
+        match under_way::put(&REQUEST_PLACES, place_of::<R>(request), request, record) {
+            Put::New => return,
+            Put::Again => return count::lose(program, Reason::NoEnd),
+            Put::Taken => {}
+        }
+    }
+    keep_in_hash(program, request, record);
+}
+
+#[inline(always)]
+fn keep_in_hash(program: Program, address: u64, record: &RequestRecord) {
+    match IN_FLIGHT.insert(&address, record, NO_REPLACE) {
         Ok(()) => {}
         Err(EEXIST) => {
             count::lose(program, Reason::NoEnd);
-            if IN_FLIGHT.insert(&request, record, 0).is_err() {
+            if IN_FLIGHT.insert(&address, record, 0).is_err() {
                 count::lose(program, Reason::InFlightFull);
             }
         }
@@ -207,40 +233,40 @@ fn keep(program: Program, request: u64, record: &RequestRecord) {
 
 /// Notes a request that the current task submits.
 #[inline(always)]
-pub fn begin(request: u64) {
-    let Some(queue) = queue_of(Program::BlockStart, request) else { return };
+pub fn begin<R: Read>(request: u64) {
+    let Some(queue) = queue_of::<R>(Program::BlockStart, request) else { return };
     let queued_ns = count::now();
     // SAFETY: points into the map's value.
-    let mut record = describe(request, unsafe { (*queue).device });
+    let mut record = describe::<R>(request, unsafe { (*queue).device });
     record.queued_ns = queued_ns;
-    add_submitter(&mut record, field(request, Field::RequestBio).unwrap_or_default());
-    keep(Program::BlockStart, request, &record);
+    add_submitter::<R>(&mut record, R::field(request, Field::RequestBio).unwrap_or_default());
+    keep::<R>(Program::BlockStart, request, &record);
 }
 
 /// The same where the kernel only shows the bio that the request is going to be made of: the record is kept under the bio's
 /// address until the request is seen.
 #[inline(always)]
-pub fn begin_by_bio(bio: u64) {
-    let Some(queue) = queue_of_bio(Program::BlockSubmit, bio) else { return };
+pub fn begin_by_bio<R: Read>(bio: u64) {
+    let Some(queue) = queue_of_bio::<R>(Program::BlockSubmit, bio) else { return };
     let queued_ns = count::now();
-    let bytes = field(bio, Field::BioLength).unwrap_or_default();
-    let flags = field(bio, Field::BioFlags).unwrap_or_default();
+    let bytes = R::field(bio, Field::BioLength).unwrap_or_default();
+    let flags = R::field(bio, Field::BioFlags).unwrap_or_default();
     // SAFETY: points into the map's value.
     let mut record = blank(unsafe { (*queue).device }, bytes, flags);
     record.queued_ns = queued_ns;
-    add_submitter(&mut record, bio);
-    keep(Program::BlockSubmit, bio, &record);
+    add_submitter::<R>(&mut record, bio);
+    keep_in_hash(Program::BlockSubmit, bio, &record);
 }
 
 /// Takes what was kept under the address of the bio that a request was made of. Others may have joined it since, before
 /// or after that one.
 #[inline(always)]
-fn take_by_bio(request: u64) -> Option<RequestRecord> {
-    let first: u64 = field(request, Field::RequestBio)?;
+fn take_by_bio<R: Read>(request: u64) -> Option<RequestRecord> {
+    let first: u64 = R::field(request, Field::RequestBio)?;
     if first == 0 {
         return None;
     }
-    take(first).or_else(|| take(field(request, Field::RequestTail)?))
+    take(first).or_else(|| take(R::field(request, Field::RequestTail)?))
 }
 
 #[inline(always)]
@@ -254,92 +280,112 @@ fn take(bio: u64) -> Option<RequestRecord> {
 /// Notes that a request goes to the driver. One that was not seen to begin is the flush machinery's own, or this kernel
 /// does not show begins: its submitter is not known.
 #[inline(always)]
-pub fn issue(request: u64) {
-    let Some(queue) = queue_of(Program::BlockIssue, request) else { return };
-    let issued_ns = count::now();
-    if let Some(record) = IN_FLIGHT.get_ptr_mut(request) {
-        let bytes = field(request, Field::RequestLength);
-        // SAFETY: points into the map's value, which only this request's events touch, one after the other.
-        unsafe {
-            // The machinery has one request of its own for all flushes of a queue. Begun anew, its last end was not seen.
-            if is_machinerys_own(&*record) {
-                let start_ns = field(request, Field::RequestStart).unwrap_or_default();
-                if (*record).queued_ns != start_ns {
-                    count::lose(Program::BlockIssue, Reason::NoEnd);
-                    (*record).queued_ns = start_ns;
-                }
-            }
-            (*record).issued_ns = issued_ns;
-            if let Some(bytes) = bytes {
-                (*record).bytes = bytes;
-            }
-        }
-        return;
+pub fn issue<R: Read>(request: u64) {
+    if let Some(place) = place::<R>(request) {
+        // SAFETY: points into the map's value.
+        return issue_known::<R>(request, unsafe { &raw mut (*place).value });
     }
+    let Some(queue) = queue_of::<R>(Program::BlockIssue, request) else { return };
+    if let Some(record) = IN_FLIGHT.get_ptr_mut(request) {
+        return issue_known::<R>(request, record);
+    }
+    let issued_ns = count::now();
     // SAFETY: points into the map's value.
-    let seen = describe(request, unsafe { (*queue).device });
-    let mut record = match take_by_bio(request) {
+    let seen = describe::<R>(request, unsafe { (*queue).device });
+    let mut record = match take_by_bio::<R>(request) {
         Some(mut begun) => {
             begun.bytes = seen.bytes;
             begun
         }
         None => {
             let mut unseen = seen;
-            unseen.queued_ns = field(request, Field::RequestStart).unwrap_or_default();
-            unseen.charged = charged_to(field(request, Field::RequestBio).unwrap_or_default());
+            unseen.queued_ns = R::field(request, Field::RequestStart).unwrap_or_default();
+            unseen.charged = charged_to::<R>(R::field(request, Field::RequestBio).unwrap_or_default());
             unseen
         }
     };
     record.issued_ns = issued_ns;
-    keep(Program::BlockIssue, request, &record);
+    keep::<R>(Program::BlockIssue, request, &record);
+}
+
+/// The same for one that was seen before.
+#[inline(always)]
+fn issue_known<R: Read>(request: u64, record: *mut RequestRecord) {
+    let bytes = R::field(request, Field::RequestLength);
+    // SAFETY: points into a map's value, which only this request's events touch, one after the other.
+    unsafe {
+        // The machinery has one request of its own for all flushes of a queue. Begun anew, its last end was not seen.
+        if is_machinerys_own(&*record) {
+            let start_ns = R::field(request, Field::RequestStart).unwrap_or_default();
+            if (*record).queued_ns != start_ns {
+                count::lose(Program::BlockIssue, Reason::NoEnd);
+                (*record).queued_ns = start_ns;
+            }
+        }
+        (*record).issued_ns = count::now();
+        if let Some(bytes) = bytes {
+            (*record).bytes = bytes;
+        }
+    }
 }
 
 /// Forgets a request that became part of another one.
 #[inline(always)]
-pub fn merge(request: u64) {
-    if queue_of(Program::BlockMerge, request).is_some() && IN_FLIGHT.remove(request).is_err() {
-        take_by_bio(request);
+pub fn merge<R: Read>(request: u64) {
+    if let Some(place) = place::<R>(request) {
+        // SAFETY: it was found by this request's address.
+        unsafe { under_way::give_back(place) };
+    } else if queue_of::<R>(Program::BlockMerge, request).is_some() && IN_FLIGHT.remove(request).is_err() {
+        take_by_bio::<R>(request);
     }
 }
 
 /// Hands over a request that completes, if this is its last completion.
 #[inline(always)]
-pub fn complete<const EXACT: bool>(request: u64, error: i32, done_bytes: u32) {
-    let Some(queue) = queue_of(Program::BlockComplete, request) else { return };
-    let completed_ns = count::now();
+pub fn complete<const EXACT: bool, R: Read>(request: u64, error: i32, done_bytes: u32) {
+    if let Some(place) = place::<R>(request) {
+        // SAFETY: points into the map's value, which only this request's events touch, one after the other.
+        let record = unsafe { (*place).value };
+        if hand_over::<EXACT, R>(request, record, error, done_bytes) {
+            // SAFETY: it was found by this request's address.
+            unsafe { under_way::give_back(place) };
+        }
+        return;
+    }
+    let Some(queue) = queue_of::<R>(Program::BlockComplete, request) else { return };
     // SAFETY: only this request's events touch the element, one after the other.
     let kept = unsafe { IN_FLIGHT.get(request) }.copied();
     // One that never went to the driver, such as a flush without data, may only be known by its bio.
-    let Some(mut record) = kept.or_else(|| take_by_bio(request)) else {
+    let Some(record) = kept.or_else(|| take_by_bio::<R>(request)) else {
         // SAFETY: points into the map's value.
         let since_ns = unsafe { (*queue).since_ns };
-        if field::<u64>(request, Field::RequestStart).is_some_and(|start_ns| start_ns >= since_ns) {
+        if R::field::<u64>(request, Field::RequestStart).is_some_and(|start_ns| start_ns >= since_ns) {
             count::lose(Program::BlockComplete, Reason::NoBegin);
         }
         return;
     };
-    if !is_last(request, record.flags, done_bytes) {
-        return;
+    if hand_over::<EXACT, R>(request, record, error, done_bytes) {
+        let _ = IN_FLIGHT.remove(request);
     }
-    record.completed_ns = completed_ns;
+}
+
+/// Appends the record of a request to the circular array, and says so, unless it will complete once more.
+#[inline(always)]
+fn hand_over<const EXACT: bool, R: Read>(
+    request: u64,
+    mut record: RequestRecord,
+    error: i32,
+    done_bytes: u32,
+) -> bool {
+    if !is_last::<R>(request, record.flags, done_bytes) {
+        return false;
+    }
+    record.completed_ns = count::now();
     record.error = error;
     if error != 0 {
         fail(&record);
     }
-    // SAFETY: points into the map's value. One word; the last of concurrent flushes is as good as any.
-    let last_flush_ns = unsafe { &raw mut (*queue).flush_issued_ns };
-    let machinerys_own = is_machinerys_own(&record);
-    if machinerys_own {
-        // SAFETY: as above.
-        unsafe { *last_flush_ns = record.issued_ns };
-    } else if record.issued_ns == 0 {
-        // A flush without data never goes to the driver: the machinery's own does, and that has just completed.
-        // SAFETY: as above.
-        let issued_ns = unsafe { *last_flush_ns };
-        if issued_ns >= record.queued_ns {
-            record.issued_ns = issued_ns;
-        }
-    }
+    note_flush::<R>(request, &mut record);
     circular::append::<EXACT, _>(
         &REQUESTS,
         ENTRIES,
@@ -347,11 +393,26 @@ pub fn complete<const EXACT: bool>(request: u64, error: i32, done_bytes: u32) {
         |heads| unsafe { &raw mut (*heads).requests },
         &mut record,
     );
-    // What the machinery does by itself is counted with those for whom it does it.
-    if !machinerys_own {
-        use_up(&record);
+    true
+}
+
+/// A flush without data never goes to the driver: the machinery's own does, which has completed just before.
+#[inline(always)]
+fn note_flush<R: Read>(request: u64, record: &mut RequestRecord) {
+    let machinerys_own = is_machinerys_own(record);
+    if !machinerys_own && record.issued_ns != 0 {
+        return;
     }
-    let _ = IN_FLIGHT.remove(request);
+    let Some(queue) = queue_of::<R>(Program::BlockComplete, request) else { return };
+    // SAFETY: points into the map's value. One word; the last of concurrent flushes is as good as any.
+    unsafe {
+        let last_flush_ns = &raw mut (*queue).flush_issued_ns;
+        if machinerys_own {
+            *last_flush_ns = record.issued_ns;
+        } else if *last_flush_ns >= record.queued_ns {
+            record.issued_ns = *last_flush_ns;
+        }
+    }
 }
 
 /// Whether the flush machinery made it.
@@ -362,15 +423,15 @@ const fn is_machinerys_own(record: &RequestRecord) -> bool {
 
 /// Whether a request will not complete once more.
 #[inline(always)]
-fn is_last(request: u64, flags: u32, done_bytes: u32) -> bool {
-    if field::<u32>(request, Field::RequestLength).is_some_and(|left| left > done_bytes) {
+fn is_last<R: Read>(request: u64, flags: u32, done_bytes: u32) -> bool {
+    if R::field::<u32>(request, Field::RequestLength).is_some_and(|left| left > done_bytes) {
         return false;
     }
     // What has to be flushed before or after completes again when the flush machinery, which holds it, gives it back. The
     // machinery's own request is always held.
     flags & FUA == 0
         || flags & OPERATION == FLUSH
-        || field::<u64>(request, Field::RequestEndIo).is_none_or(|end| end == 0)
+        || R::field::<u64>(request, Field::RequestEndIo).is_none_or(|end| end == 0)
 }
 
 /// Counts a request that ended with an error. What a person or a tool sends to a disk beside reads and writes may fail as
@@ -389,32 +450,5 @@ fn fail(record: &RequestRecord) {
         // SAFETY: points into the map's value.
         Some(count) => unsafe { add(count, 1) },
         None => count::lose(Program::BlockComplete, Reason::InFlightFull),
-    }
-}
-
-/// Adds to its user's totals.
-#[inline(always)]
-fn use_up(record: &RequestRecord) {
-    let cgroup = if record.charged != 0 { record.charged } else { record.cgroup };
-    let user = User { device: record.device, process_id: record.process_id, cgroup };
-    let issued_ns = if record.issued_ns == 0 { record.completed_ns } else { record.issued_ns };
-    let queue_ns = issued_ns.saturating_sub(record.queued_ns);
-    let device_ns = record.completed_ns.saturating_sub(issued_ns);
-    let flushes = if record.bytes == 0 { 1 } else { 0 };
-    let bytes = record.bytes as u64;
-    let Some(totals) = USAGE.get_ptr_mut(user) else {
-        let first = UsageTotals { requests: 1, bytes, flushes, queue_ns, device_ns, comm: record.comm };
-        if USAGE.insert(&user, &first, NO_REPLACE).is_err() {
-            count::lose(Program::BlockComplete, Reason::InFlightFull);
-        }
-        return;
-    };
-    // SAFETY: points into the map's value.
-    unsafe {
-        add(&raw mut (*totals).requests, 1);
-        add(&raw mut (*totals).bytes, bytes);
-        add(&raw mut (*totals).flushes, flushes);
-        add(&raw mut (*totals).queue_ns, queue_ns);
-        add(&raw mut (*totals).device_ns, device_ns);
     }
 }

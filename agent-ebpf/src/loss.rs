@@ -110,6 +110,25 @@ impl Program {
 }
 
 impl Program {
+    /// The functions that do the same by typed tracepoints, behind the tracepoint; none where there is only the other kind.
+    pub const fn typed(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::SyncEnterFilesystem => &[("ext4_sync_file_enter", "sync_enter_typed")],
+            Self::SyncExitFilesystem => &[("ext4_sync_file_exit", "sync_exit_typed")],
+            Self::WriteEndFilesystem => &[
+                ("ext4_da_write_end", "write_end_typed"),
+                ("ext4_write_end", "write_end_at_once_typed"),
+                ("ext4_journalled_write_end", "write_end_journalled_typed"),
+            ],
+            Self::BlockStart => &[("block_io_start", "block_start_typed")],
+            Self::BlockIssue => &[("block_rq_issue", "block_issue_typed")],
+            Self::BlockComplete => &[("block_rq_complete", "block_complete_typed")],
+            Self::BlockMerge => &[("block_rq_merge", "block_merge_typed")],
+            Self::BlockSubmit => &[("block_getrq", "block_submit_typed")],
+            _ => &[],
+        }
+    }
+
     /// The function that does the same where the tracepoint begins with the queue: before 5.11.
     pub const fn after_queue(self) -> Option<&'static str> {
         match self {

@@ -20,6 +20,8 @@ mod maps;
 mod probe;
 #[cfg(target_arch = "bpf")]
 mod read;
+#[cfg(target_arch = "bpf")]
+mod under_way;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

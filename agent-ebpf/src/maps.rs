@@ -10,13 +10,14 @@ use etcdmon_agent_ebpf::{
     failure::{FAILURES as FAILURES_ENTRIES, Failure},
     loss::Loss,
     metadata::{JOURNALS as JOURNALS_ENTRIES, METADATA as METADATA_ENTRIES, MetadataTotals, MetadataUser},
+    place::{PLACES, Place},
     request::{
         DEVICES as DEVICES_ENTRIES, Device, Heads, Queue, REQUESTS as REQUESTS_ENTRIES, RequestRecord,
     },
     signal::{SIGNALS as SIGNALS_ENTRIES, SignalRecord},
     stats::{ClassStats, SLOTS, STATS as STATS_ENTRIES},
+    sync::SyncStart,
     target::Target,
-    usage::{USERS, UsageTotals, User},
 };
 
 /// Watched processes by thread group id. Written by user space.
@@ -36,22 +37,11 @@ pub static LOSS: Array<Loss> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
-/// The begin of a sync.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct SyncStart {
-    pub start_ns: u64,
-    pub run_delay_ns: u64,
-    pub run_time_ns: u64,
-    pub run_start_ns: u64,
-    pub file: u64,
-    pub written_bytes: u64,
-    pub processor: u32,
-    pub padding: u32,
-    pub slot: u64,
-}
+/// Syncs under way, by thread. Mapped by user space.
+#[map]
+pub static SYNC_PLACES: Array<Place<SyncStart>> = Array::with_max_entries(PLACES as u32, BPF_F_MMAPABLE);
 
-/// Syncs under way, by thread. As many as threads of all targets can sync at a time; a Go program under a slow disk has
+/// Those that have no place there. As many as threads of all targets can sync at a time; a Go program under a slow disk has
 /// at most a few hundred. Not LRU: an eviction would lose a sync without a trace.
 #[map]
 pub static SYNCS: HashMap<u32, SyncStart> = HashMap::with_max_entries(4096, 0);
@@ -78,9 +68,19 @@ pub struct FileKey {
     pub number: u64,
 }
 
-/// Bytes written to a file since its last sync began. LRU: files that are never synced go by themselves.
+/// What is remembered of a file that is written to.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Written {
+    /// Bytes since its last sync began.
+    pub unsynced_bytes: u64,
+    /// Its class and by which name: see [`crate::file::ClassOfName`].
+    pub class: u64,
+}
+
+/// LRU: files that are never synced go by themselves.
 #[map]
-pub static UNSYNCED: LruHashMap<FileKey, u64> = LruHashMap::with_max_entries(4096, 0);
+pub static WRITTEN: LruHashMap<FileKey, Written> = LruHashMap::with_max_entries(4096, 0);
 
 /// Watched disks by number. Written by user space.
 #[map]
@@ -90,8 +90,13 @@ pub static DEVICES: HashMap<u32, Device> = HashMap::with_max_entries(DEVICES_ENT
 #[map]
 pub static QUEUES: HashMap<u64, Queue> = HashMap::with_max_entries(256, 0);
 
-/// Requests under way on watched disks, by address. More than any disk has tags for at a time in use; not LRU: an eviction
-/// would lose a request without a trace.
+/// Requests under way on watched disks, by address. Mapped by user space.
+#[map]
+pub static REQUEST_PLACES: Array<Place<RequestRecord>> =
+    Array::with_max_entries(PLACES as u32, BPF_F_MMAPABLE);
+
+/// Those that have no place there, and bios that are not requests yet. More than any disk has tags for at a time in use; not
+/// LRU: an eviction would lose a request without a trace.
 #[map]
 pub static IN_FLIGHT: HashMap<u64, RequestRecord> = HashMap::with_max_entries(4096, 0);
 
@@ -114,10 +119,6 @@ pub static SIGNALS: Array<SignalRecord> = Array::with_max_entries(SIGNALS_ENTRIE
 /// How many records there were in all three. One value, mapped by user space.
 #[map]
 pub static HEADS: Array<Heads> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-
-/// Totals by user. LRU: users come and go without end.
-#[map]
-pub static USAGE: LruHashMap<User, UsageTotals> = LruHashMap::with_max_entries(USERS as u32, 0);
 
 /// Requests that ended with an error, by disk and error.
 #[map]

@@ -104,10 +104,12 @@ pub enum Field {
     RequestTail = 48,
     /// `task_struct.tgid`, i32.
     TaskProcess = 49,
+    /// `dentry.d_name.hash`, u32: of the name and the directory's address. The length follows it.
+    DentryNameHash = 50,
 }
 
 /// Number of fields.
-pub const FIELDS: usize = 50;
+pub const FIELDS: usize = 51;
 
 /// The offset of a field that the running kernel does not have.
 pub const MISSING: u32 = u32::MAX;
@@ -165,5 +167,6 @@ impl Field {
         Self::BioFlags,
         Self::RequestTail,
         Self::TaskProcess,
+        Self::DentryNameHash,
     ];
 }

@@ -39,20 +39,6 @@ fn main() -> Result<()> {
         position.overwritten(),
         commits.len()
     );
-    for usage in probes.usage() {
-        let end = usage.comm.iter().position(|byte| *byte == 0).unwrap_or(usage.comm.len());
-        let comm = String::from_utf8_lossy(&usage.comm[..end]);
-        println!(
-            "{comm:16} pid {} cgroup {}: {} requests, {} bytes, {} flushes, queued {:?}, on the device {:?}",
-            usage.process_id,
-            usage.cgroup,
-            usage.requests,
-            usage.bytes,
-            usage.flushes,
-            Duration::from_nanos(usage.queue_ns),
-            Duration::from_nanos(usage.device_ns),
-        );
-    }
     println!("losses {:?}, degraded {:?}", probes.losses(), probes.facts().degraded);
     Ok(())
 }

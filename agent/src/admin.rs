@@ -1,4 +1,5 @@
-//! The admin address, on loopback: `/livez`, `/readyz`, `/metrics`, and where it is allowed `PUT /probes?enabled=BOOL`.
+//! The admin address, on loopback: `/livez`, `/readyz`, `/metrics`, `/probes` (what they are, cost and missed), and where it
+//! is allowed `PUT /probes?enabled=BOOL`.
 //! `POST /debug/dump` makes the flight recorder keep its last minute.
 
 use std::convert::Infallible;
@@ -122,6 +123,10 @@ impl Admin {
                 let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
                 respond(StatusCode::OK, kind, page.into())
             }
+            (&Method::GET, "/probes") => match self.probes.report().await {
+                Some(report) => respond(StatusCode::OK, "application/json", format!("{report:#}\n").into()),
+                None => text(StatusCode::NOT_FOUND, "the probes are not loaded: /metrics says why\n"),
+            },
             (&Method::PUT, "/probes") if self.control => self.switch(request.uri().query()).await,
             (&Method::PUT, "/probes") => text(
                 StatusCode::FORBIDDEN,

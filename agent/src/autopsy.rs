@@ -37,7 +37,7 @@ pub mod timeline;
 pub mod waiting;
 
 pub use culprit::{Certainty, Culprit, Origin};
-pub use evidence::{Commit, Operation, Request, Usage};
+pub use evidence::{Commit, Operation, Request};
 
 use culprit::Suspects;
 use placed::{Placed, Role, add_held, holds};

@@ -123,7 +123,7 @@ pub const SCHEMA: Schema = Schema {
         Setting::new(
             "probe.write-slot",
             "TIME",
-            "100ms",
+            "30ms",
             "How long write calls are observed at a time; 0 = never",
         ),
         Setting::new("probe.write-period", "TIME", "10s", "How often write calls are observed"),

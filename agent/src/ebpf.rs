@@ -43,12 +43,14 @@ mod loss;
 mod mapped;
 mod metadata;
 mod offsets;
+mod places;
 mod programs;
 mod record;
 mod signals;
 mod start;
 mod targets;
 mod tracepoint;
+mod typed;
 
 use std::{
     path::PathBuf,
@@ -64,7 +66,7 @@ use aya_log::EbpfLogger;
 use etcdmon_agent_ebpf::stats::SLOTS;
 use etcdmon_proto::v1::Hook;
 
-use crate::autopsy::evidence::{Commit, Request, Usage};
+use crate::autopsy::evidence::{Commit, Request};
 
 pub use self::{
     btf::BtfError,
@@ -79,6 +81,7 @@ pub use self::{
     programs::ProgramRuns,
     record::{Records, SyncRecord},
     signals::Signal,
+    typed::Untyped,
 };
 use self::{
     devices::Devices,
@@ -88,7 +91,7 @@ use self::{
     programs::{Programs, Set},
     signals::Signals,
     start::map_error,
-    targets::Targets,
+    targets::{SyncPlaces, Targets},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/etcd-monitor.bpf.o"));
@@ -106,6 +109,9 @@ pub struct ProbeConfig {
     pub offsets_program: Option<PathBuf>,
     /// Whether the sample must be exact. If not, or if the kernel is older than 5.12, concurrent syncs may shift it.
     pub exact_sample: bool,
+    /// Whether programs hang on typed tracepoints where the kernel has them. If not they read each field by a helper, which
+    /// takes longer, as they do in kernels before 5.12 and where ext4 is a module.
+    pub typed: bool,
     /// Whether the submission of requests is seen by `block_io_start`. If not, or before 6.5, it is by `block_getrq`.
     pub block_io_start: bool,
     /// Whether the programs log what should not happen, through the `log` crate at debug level.
@@ -121,6 +127,7 @@ impl Default for ProbeConfig {
             ring_bytes: 1 << 20,
             offsets_program: Some(PathBuf::from("/proc/self/exe")),
             exact_sample: true,
+            typed: true,
             block_io_start: true,
             kernel_log: false,
         }
@@ -168,6 +175,8 @@ pub struct ProbeFacts {
     pub watches: Vec<Watch>,
     /// Events on which a program hangs.
     pub attached: Vec<&'static str>,
+    /// Programs that cost more than they would on another kernel.
+    pub untyped: Vec<Untyped>,
     /// What is off.
     pub degraded: Vec<Degraded>,
 }
@@ -250,14 +259,18 @@ impl Probes {
         let target_map =
             HashMap::try_from(map(ebpf, "TARGETS")?).map_err(|source| map_error("TARGETS", source))?;
         let syncs = HashMap::try_from(map(ebpf, "SYNCS")?).map_err(|source| map_error("SYNCS", source))?;
+        let sync_places = SyncPlaces::new(map(ebpf, "SYNC_PLACES")?, "SYNC_PLACES")?;
         let ring = RingBuf::try_from(map(ebpf, "RECORDS")?).map_err(|source| map_error("RECORDS", source))?;
         let devices = Devices::new(ebpf)?;
         let signals = Signals::new(ebpf)?;
         let metadata = Metadata::new(ebpf)?;
         let log = if config.kernel_log { EbpfLogger::init(ebpf).ok() } else { None };
         let degraded = start::degraded(&offsets, &programs);
+        for of in programs.untyped() {
+            tracing::info!(programs = ?of.programs, reason = of.reason, "programs read by helpers, which costs more");
+        }
         start::give_back_memory();
-        let targets = Targets::new(target_map, syncs, stats);
+        let targets = Targets::new(target_map, syncs, sync_places, stats);
         Ok(Self {
             config: config.clone(),
             offsets,
@@ -400,11 +413,6 @@ impl Probes {
     /// Commits that began and have not ended, in no order.
     pub fn commits_under_way(&self) -> Vec<Commit> {
         self.devices.commits_under_way()
-    }
-
-    /// Totals by who used the watched disks since loading, in no order; users that were quiet for long are forgotten.
-    pub fn usage(&self) -> Vec<Usage> {
-        self.devices.usage()
     }
 
     /// Errors of requests on watched disks since loading.
@@ -563,11 +571,14 @@ impl Probes {
 
     /// What the probes are and do at the moment.
     pub fn facts(&self) -> ProbeFacts {
-        let attached = lock(&self.programs).attached();
+        let (attached, untyped) = {
+            let programs = lock(&self.programs);
+            (programs.attached(), programs.untyped().to_vec())
+        };
         let of_devices = self.devices.degraded();
         let state = lock(&self.state);
         let degraded = state.degraded.iter().chain(&state.signals_off).cloned().chain(of_devices).collect();
-        ProbeFacts { watches: state.watches.clone(), attached, degraded }
+        ProbeFacts { watches: state.watches.clone(), attached, untyped, degraded }
     }
 }
 

@@ -37,6 +37,7 @@ use crate::vitals::{self, VitalsHandle};
 pub mod examine;
 pub mod flight;
 mod losses;
+mod report;
 mod sample;
 pub mod second;
 mod slow;
@@ -146,6 +147,12 @@ impl ProbeHandle {
     /// Where dumps of the flight recorder are asked for.
     pub fn dumps(&self) -> Dumps {
         Dumps { commands: Some(self.commands.clone()) }
+    }
+
+    /// What the probes are and do, as JSON; `None` when they are not loaded.
+    pub async fn report(&self) -> Option<serde_json::Value> {
+        let probes = self.probes.clone()?;
+        tokio::task::spawn_blocking(move || report::report(&probes)).await.ok()
     }
 
     /// Ends the thread; returns when all counts are on their way.
@@ -264,7 +271,7 @@ impl ProbeThread {
         priority::raise(priority::PROBES);
         let mut second = Reading::now().wall_ns.div_euclid(SECOND_NS);
         loop {
-            let pause = DRAIN_EVERY.min(Reading::now().until_next_second());
+            let pause = DRAIN_EVERY.min(Reading::now().until_next_second()).min(self.slot_left());
             match commands.recv_timeout(pause) {
                 Ok(Command::Stop(done)) => {
                     self.switch(false);
@@ -453,6 +460,12 @@ impl ProbeThread {
                 self.degrade("write.calls", &reason, error.remedy());
             }
         }
+    }
+
+    /// Until the open write slot is to end.
+    fn slot_left(&self) -> Duration {
+        let left = |opened: std::time::Instant| self.tuning.write_slot.saturating_sub(opened.elapsed());
+        self.slot_opened.map_or(Duration::MAX, left)
     }
 
     fn end_write_slot(&mut self) {

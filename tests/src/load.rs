@@ -2,8 +2,8 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -42,6 +42,8 @@ struct Shared {
     in_flight: AtomicU64,
     succeeded: AtomicU64,
     failed: AtomicU64,
+    /// Of the puts that succeeded, since somebody asked for them.
+    latencies: Mutex<Option<Vec<Duration>>>,
 }
 
 /// Running clients. Dropping it stops them.
@@ -99,6 +101,13 @@ impl Load {
         self.shared.succeeded.load(Ordering::Relaxed)
     }
 
+    /// How long each put took that was acknowledged since the last call; nothing at the first one, from which on they are
+    /// kept.
+    pub fn take_latencies(&self) -> Vec<Duration> {
+        let mut kept = self.shared.latencies.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.replace(Vec::new()).unwrap_or_default()
+    }
+
     /// Puts that failed or took too long.
     pub fn failed(&self) -> u64 {
         self.shared.failed.load(Ordering::Relaxed)
@@ -124,10 +133,14 @@ async fn put_forever(mut connection: Client, shared: Arc<Shared>, plan: Plan, pa
             continue;
         }
         let key = format!("/lab/{}", rand::random_range(0..plan.keys));
+        let begin = Instant::now();
         let put = tokio::time::timeout(PUT_LIMIT, connection.put(key, value.clone())).await;
+        let latency = begin.elapsed();
         shared.in_flight.fetch_sub(1, Ordering::SeqCst);
         if matches!(put, Ok(Ok(()))) {
             shared.succeeded.fetch_add(1, Ordering::Relaxed);
+            let mut latencies = shared.latencies.lock().unwrap_or_else(PoisonError::into_inner);
+            latencies.iter_mut().for_each(|kept| kept.push(latency));
         } else {
             shared.failed.fetch_add(1, Ordering::Relaxed);
             sleep(Duration::from_millis(50)).await;

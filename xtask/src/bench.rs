@@ -1,11 +1,13 @@
 //! `cargo xtask bench`: release builds, one table on the screen, one JSON file a benchmark for machines.
 //!
 //! Each benchmark is a program of its own (the lab, an example of the aggregator) whose last line of output is one JSON
-//! object `{"bench": …, "figures": [{"name", "value", "unit", "goal", "better"}]}`.
+//! object `{"bench": …, "figures": [{"name", "value", "unit", "goal", "better"}]}`. One that has parts prints such a line with
+//! `"part"` after each of them: that is written at once, to NAME-PART.json, and stays when a later part fails.
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use crate::ebpf;
@@ -38,7 +40,7 @@ struct Bench {
 const BENCHES: [Bench; 3] = [
     Bench {
         name: "overhead",
-        about: "what the agent costs: host CPU per put, throughput, its own CPU and memory",
+        about: "what the agent costs: `--part` saturation, fixed, others, syncs, programs; all by default",
         long: false,
         command: |place| {
             let mut command = place.command(place.target.join("release/etcdmon-lab"));
@@ -105,20 +107,26 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     }
     for bench in chosen {
         say::step(bench.name);
-        let result = measure((bench.command)(place).args(&args.flags))
-            .with_context(|| format!("benchmark {}", bench.name))?;
-        let file = place.target.join("bench").join(format!("{}.json", bench.name));
-        std::fs::create_dir_all(place.target.join("bench"))?;
-        std::fs::write(&file, format!("{result:#}\n"))
-            .with_context(|| format!("write {}", file.display()))?;
+        let results = place.target.join("bench");
+        std::fs::create_dir_all(&results)?;
+        let result = measure((bench.command)(place).args(&args.flags), |part, result| {
+            keep(&results.join(format!("{}-{part}.json", bench.name)), result)
+        })
+        .with_context(|| format!("benchmark {}", bench.name))?;
+        let file = results.join(format!("{}.json", bench.name));
+        keep(&file, &result)?;
         print!("{}", table(&result));
         say::note(&format!("written to {}", file.display()));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs the program, shows what it says, and returns the object of its last line.
-fn measure(command: &mut Command) -> Result<Value> {
+fn keep(file: &Path, result: &Value) -> Result<()> {
+    std::fs::write(file, format!("{result:#}\n")).with_context(|| format!("write {}", file.display()))
+}
+
+/// Runs the program, shows what it says, hands over the object of each of its parts, and returns that of its last line.
+fn measure(command: &mut Command, each_part: impl Fn(&str, &Value) -> Result<()>) -> Result<Value> {
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
@@ -126,7 +134,11 @@ fn measure(command: &mut Command) -> Result<Value> {
     let stdout = child.stdout.take().context("the child's output is a pipe")?;
     let mut last = None;
     for line in BufReader::new(stdout).lines() {
-        if let Some(before) = last.replace(line?) {
+        let line = line?;
+        if let Some((part, result)) = part(&line) {
+            each_part(&part, &result)?;
+        }
+        if let Some(before) = last.replace(line) {
             println!("{before}");
         }
     }
@@ -136,6 +148,14 @@ fn measure(command: &mut Command) -> Result<Value> {
         bail!("`{}` failed ({status}): {last}", run::line(command));
     }
     parse(&last)
+}
+
+/// The result of a part and the part's name, which is fit for a file's.
+fn part(line: &str) -> Option<(String, Value)> {
+    let result = parse(line).ok()?;
+    let name = result["part"].as_str()?.to_owned();
+    let fit = !name.is_empty() && name.chars().all(|letter| letter.is_ascii_alphanumeric());
+    fit.then_some((name, result))
 }
 
 /// The result in its agreed form.
@@ -196,6 +216,21 @@ mod tests {
         let result = parse(GOOD).unwrap();
         let line = table(&result);
         assert!(line.contains("ratio") && line.contains("0.9912") && line.contains("goal 0.9900"), "{line}");
+    }
+
+    #[test]
+    fn a_part_is_kept_though_a_later_one_fails() {
+        let one = GOOD.replace("\"x\",", "\"x\",\"part\":\"one\",");
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"echo "$1"; echo busy; echo "$1" | sed s/one/..one/; exit 3"#, "sh", &one]);
+        let kept = std::cell::RefCell::new(Vec::new());
+        let outcome = measure(&mut command, |part, result| {
+            kept.borrow_mut().push((part.to_owned(), result["figures"][0]["value"].as_f64()));
+            Ok(())
+        });
+        assert!(outcome.unwrap_err().to_string().contains("failed"));
+        assert_eq!(kept.into_inner(), [("one".to_owned(), Some(0.9912))]);
+        assert!(part(GOOD).is_none(), "a benchmark without parts has none");
     }
 
     #[test]

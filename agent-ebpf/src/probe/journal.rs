@@ -16,7 +16,7 @@ use etcdmon_agent_ebpf::{
 use crate::{
     circular, count, device,
     maps::{COMMITS, COMMITTING, JOURNALS, METADATA},
-    read::{add, field},
+    read::{Checked, Read as _, add},
 };
 
 const NO_REPLACE: u64 = 1;
@@ -31,9 +31,9 @@ pub fn journal_start(context: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn try_start(journal: u64, transaction: u64) -> Option<()> {
     let start_ns = count::now();
-    let block_device: u64 = field(journal, Field::JournalDevice)?;
-    let disk: u64 = field(block_device, Field::BlockDeviceDisk)?;
-    let device = device::number(disk)?;
+    let block_device: u64 = Checked::field(journal, Field::JournalDevice)?;
+    let disk: u64 = Checked::field(block_device, Field::BlockDeviceDisk)?;
+    let device = device::number::<Checked>(disk)?;
     device::watched(device)?;
     let record = CommitRecord {
         sequence: 0,
@@ -43,7 +43,7 @@ fn try_start(journal: u64, transaction: u64) -> Option<()> {
         logging_ns: 0,
         end_ns: 0,
         device,
-        transaction: field(transaction, Field::TransactionNumber).unwrap_or_default(),
+        transaction: Checked::field(transaction, Field::TransactionNumber).unwrap_or_default(),
     };
     if COMMITTING.insert(&journal, &record, NO_REPLACE).is_err() {
         // One that was left by a journal that is gone makes room.

@@ -14,7 +14,7 @@ use etcdmon_agent_ebpf::{
 use crate::{
     circular, count, device,
     maps::{SIGNALS, TARGETS},
-    read::field,
+    read::{Checked, Read as _},
 };
 
 /// The greatest of the values that stand in place of a `kernel_siginfo *`: `SEND_SIG_NOINFO`, `SEND_SIG_PRIV`
@@ -42,7 +42,7 @@ fn generate<const EXACT: bool>(context: &RawTracePointContext) {
         return;
     }
     let task: u64 = context.arg(2);
-    let Some(process_id) = field::<u32>(task, Field::TaskProcess) else { return };
+    let Some(process_id) = Checked::field::<u32>(task, Field::TaskProcess) else { return };
     // SAFETY: nothing of the element is read.
     if unsafe { TARGETS.get(process_id) }.is_none() {
         return;

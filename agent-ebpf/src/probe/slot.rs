@@ -9,7 +9,10 @@ use etcdmon_agent_ebpf::{
     target::CALLS,
 };
 
-use crate::{count, file, read};
+use crate::{
+    count, file,
+    read::{Checked, Read as _},
+};
 
 /// Written by user space before loading, constant afterwards.
 #[unsafe(no_mangle)]
@@ -36,13 +39,11 @@ pub fn call_enter_slot(context: RawTracePointContext) -> i32 {
         return 0;
     }
     let Some((_, thread, target)) = count::target(CALLS) else { return 0 };
-    let Some(file) = read::field(context.arg(0), Field::RegistersFirst).and_then(file::of_descriptor) else {
-        return 0;
-    };
-    let Some(inode) = file::inode_of(file) else { return 0 };
+    let descriptor = Checked::field(context.arg(0), Field::RegistersFirst);
+    let Some(file) = descriptor.and_then(file::of_descriptor) else { return 0 };
     if is_range {
-        count::range_call(target, file, inode);
-    } else if file::is_regular(inode) {
+        count::range_call(target, file);
+    } else if file::inode_of::<Checked>(file).is_some_and(file::is_regular) {
         count::call_begin(Program::CallEnterSlot, thread, target, file);
     }
     0

@@ -9,7 +9,7 @@ use etcdmon_agent_ebpf::{
     target::{CALLS, SYSCALL},
 };
 
-use crate::{count, file};
+use crate::{count, file, read::Checked};
 
 /// First argument and result in every `events/syscalls/*/format`: after 8 common bytes, the call's number and padding.
 const VALUE: usize = 16;
@@ -29,12 +29,12 @@ fn value(context: &TracePointContext) -> Option<u64> {
 #[unsafe(link_section = "tracepoint")]
 pub extern "C" fn sync_enter_syscall(context: *mut c_void) -> u32 {
     let context = TracePointContext::new(context);
-    let Some((_, thread, target)) = count::target(SYSCALL) else { return PASS };
+    let Some((process, thread, target)) = count::target(SYSCALL) else { return PASS };
     // A descriptor that can't be followed or synced has no begin; what came of it is told by its end.
     if let Some(file) = value(&context).and_then(file::of_descriptor)
-        && file::inode_of(file).is_some_and(file::is_syncable)
+        && file::inode_of::<Checked>(file).is_some_and(file::is_syncable)
     {
-        count::sync_begin(Program::SyncEnterSyscall, thread, target, file);
+        count::sync_begin::<Checked>(Program::SyncEnterSyscall, SYSCALL, process, thread, target, file);
     }
     PASS
 }
@@ -55,10 +55,8 @@ pub extern "C" fn sync_exit_syscall_inexact(context: *mut c_void) -> u32 {
 
 #[inline(always)]
 fn sync_exit<const EXACT: bool>(context: &TracePointContext) -> u32 {
-    if let Some((process, thread, target)) = count::target(SYSCALL)
-        && let Some(result) = value(context)
-    {
-        count::sync_end::<EXACT>(context, Program::SyncExitSyscall, process, thread, target, result as i64);
+    if let Some(result) = value(context) {
+        count::sync_end::<EXACT, Checked>(context, Program::SyncExitSyscall, SYSCALL, result as i64);
     }
     PASS
 }
@@ -71,7 +69,7 @@ pub extern "C" fn write_enter_syscall(context: *mut c_void) -> u32 {
     let Some((_, thread, target)) = count::target(SYSCALL | CALLS) else { return PASS };
     // Most writes of etcd go to sockets: nothing is kept for those.
     if let Some(file) = value(&context).and_then(file::of_descriptor)
-        && file::inode_of(file).is_some_and(file::is_regular)
+        && file::inode_of::<Checked>(file).is_some_and(file::is_regular)
     {
         count::call_begin(Program::WriteEnterSyscall, thread, target, file);
     }
@@ -100,9 +98,8 @@ pub extern "C" fn range_enter_syscall(context: *mut c_void) -> u32 {
     let context = TracePointContext::new(context);
     if let Some((_, _, target)) = count::target(CALLS)
         && let Some(file) = value(&context).and_then(file::of_descriptor)
-        && let Some(inode) = file::inode_of(file)
     {
-        count::range_call(target, file, inode);
+        count::range_call(target, file);
     }
     PASS
 }

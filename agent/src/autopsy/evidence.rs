@@ -76,29 +76,6 @@ pub struct Commit {
     pub transaction: u32,
 }
 
-/// How much a process used a device since the programs were loaded: differences are usage.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Usage {
-    /// The disk.
-    pub device: u32,
-    /// The process.
-    pub process_id: u32,
-    /// Its name.
-    pub comm: [u8; 16],
-    /// Its cgroup, as in [`Request::cgroup`].
-    pub cgroup: u64,
-    /// Requests.
-    pub requests: u64,
-    /// Bytes.
-    pub bytes: u64,
-    /// Requests among them that asked for a flush.
-    pub flushes: u64,
-    /// Time they waited for the device.
-    pub queue_ns: u64,
-    /// Time the device took.
-    pub device_ns: u64,
-}
-
 impl Request {
     /// Asks for a flush and carries nothing.
     pub const fn is_flush(&self) -> bool {

@@ -10,18 +10,18 @@ use etcdmon_agent_ebpf::{
     commit::{COMMIT_WORDS, COMMITS},
     failure::FAILURES,
     request::{DEVICES, Heads, Queue, REQUEST_WORDS, REQUESTS},
-    usage::USERS,
 };
 
-use crate::autopsy::evidence::{Commit, Request, Usage};
+use crate::autopsy::evidence::{Commit, Request};
 
 use super::{
     Degraded, ProbeError,
     circular::{Circular, Position},
-    evidence::{self, CommitWords, RequestWords, TotalsWords, UserWords},
+    evidence::{self, CommitWords, RequestWords},
     lock,
     mapped::Mapped,
     monotonic_ns,
+    places::Places,
     start::{map_error, mapped},
 };
 
@@ -53,7 +53,6 @@ struct Tables {
     queues: HashMap<MapData, u64, [u64; QUEUE_WORDS]>,
     in_flight: HashMap<MapData, u64, RequestWords>,
     committing: HashMap<MapData, u64, CommitWords>,
-    usage: HashMap<MapData, UserWords, TotalsWords>,
     failures: HashMap<MapData, u64, u64>,
     wanted: Vec<u32>,
     /// Hooks that can't be attached.
@@ -67,6 +66,7 @@ pub(super) struct Devices {
     heads: Mapped,
     requests: Mapped,
     commits: Mapped,
+    under_way: Places<REQUEST_WORDS>,
     /// Locked after everything else.
     tables: Mutex<Tables>,
 }
@@ -90,12 +90,12 @@ impl Devices {
             heads: mapped(map("HEADS")?, "HEADS", HEAD_WORDS)?,
             requests: mapped(map("REQUESTS")?, "REQUESTS", REQUESTS * REQUEST_WORDS)?,
             commits: mapped(map("COMMITS")?, "COMMITS", COMMITS * COMMIT_WORDS)?,
+            under_way: Places::new(map("REQUEST_PLACES")?, "REQUEST_PLACES")?,
             tables: Mutex::new(Tables {
                 devices: hash!("DEVICES"),
                 queues: hash!("QUEUES"),
                 in_flight: hash!("IN_FLIGHT"),
                 committing: hash!("COMMITTING"),
-                usage: hash!("USAGE"),
                 failures: hash!("FAILURES"),
                 wanted: Vec::new(),
                 degraded: Vec::new(),
@@ -131,7 +131,7 @@ impl Devices {
         tables.are_seen = watch && !degraded.iter().any(|off| off.capability == "block.hooks");
         tables.degraded = degraded;
         let wanted = if watch { tables.wanted.clone() } else { Vec::new() };
-        tables.settle(&wanted).map_err(|source| map_error("DEVICES", source))
+        tables.settle(&wanted, &self.under_way).map_err(|source| map_error("DEVICES", source))
     }
 
     pub fn requests(&self, since: Position, into: &mut Vec<Request>) -> Position {
@@ -156,8 +156,8 @@ impl Devices {
 
     pub fn requests_under_way(&self) -> Vec<Request> {
         let tables = lock(&self.tables);
-        let all: StdHashMap<_, _> = tables.in_flight.iter().take(STEPS).filter_map(Result::ok).collect();
-        all.into_values().map(evidence::request).collect()
+        let others: StdHashMap<_, _> = tables.in_flight.iter().take(STEPS).filter_map(Result::ok).collect();
+        self.under_way.values().chain(others.into_values()).map(evidence::request).collect()
     }
 
     pub fn commits_under_way(&self) -> Vec<Commit> {
@@ -190,16 +190,10 @@ impl Devices {
         };
         all.into_iter().map(failures).filter(is_ill).collect()
     }
-
-    pub fn usage(&self) -> Vec<Usage> {
-        let tables = lock(&self.tables);
-        let all: StdHashMap<_, _> = tables.usage.iter().take(2 * USERS).filter_map(Result::ok).collect();
-        all.into_iter().map(|(user, totals)| evidence::usage(user, totals)).collect()
-    }
 }
 
 impl Tables {
-    fn settle(&mut self, wanted: &[u32]) -> Result<(), MapError> {
+    fn settle(&mut self, wanted: &[u32], under_way: &Places<REQUEST_WORDS>) -> Result<(), MapError> {
         let watched: Vec<u32> = self.devices.keys().filter_map(Result::ok).collect();
         let gone: Vec<u32> = watched.iter().copied().filter(|device| !wanted.contains(device)).collect();
         let new: Vec<u32> = wanted.iter().copied().filter(|device| !watched.contains(device)).collect();
@@ -218,7 +212,7 @@ impl Tables {
             self.forget_queues(true);
         }
         if !gone.is_empty() {
-            self.sweep(wanted);
+            self.sweep(wanted, under_way);
         }
         Ok(())
     }
@@ -236,11 +230,13 @@ impl Tables {
     }
 
     /// Forgets what has begun on disks that are no longer watched and will not be seen to end.
-    fn sweep(&mut self, wanted: &[u32]) {
+    fn sweep(&mut self, wanted: &[u32], under_way: &Places<REQUEST_WORDS>) {
+        let is_over = |words| !wanted.contains(&evidence::request(words).device);
+        under_way.give_back(is_over);
         let left: Vec<(u64, RequestWords)> =
             self.in_flight.iter().take(STEPS).filter_map(Result::ok).collect();
         for (request, words) in left {
-            if !wanted.contains(&evidence::request(words).device) {
+            if is_over(words) {
                 let _ = self.in_flight.remove(&request);
             }
         }

@@ -4,20 +4,14 @@ use etcdmon_agent_ebpf::{
     commit::{COMMIT_WORDS, CommitRecord},
     failure::Failure,
     request::{DISCARD, FLUSH, FUA, META, OPERATION, READ, REQUEST_WORDS, RequestRecord, SYNC, WRITE},
-    usage::{UsageTotals, User},
 };
 
-use crate::autopsy::evidence::{Commit, Operation, Request, Usage};
+use crate::autopsy::evidence::{Commit, Operation, Request};
 
 /// A [`RequestRecord`] as words.
 pub(super) type RequestWords = [u64; REQUEST_WORDS];
 /// A [`CommitRecord`] as words.
 pub(super) type CommitWords = [u64; COMMIT_WORDS];
-/// A [`User`] as words.
-pub(super) type UserWords = [u64; size_of::<User>() / 8];
-/// [`UsageTotals`] as words.
-pub(super) type TotalsWords = [u64; size_of::<UsageTotals>() / 8];
-
 /// Linux's `blk_status_t` from 1 on (include/linux/blk_types.h) as errno (block/blk-core.c, `blk_errors`).
 const STATUS: [i32; 13] = [
     libc::EOPNOTSUPP,
@@ -101,22 +95,6 @@ pub(super) fn commit(words: CommitWords) -> Commit {
         logging_ns: record.logging_ns,
         end_ns: record.end_ns,
         transaction: record.transaction,
-    }
-}
-
-pub(super) fn usage(user: UserWords, totals: TotalsWords) -> Usage {
-    // SAFETY: numbers without padding, as the type asserts.
-    let (user, totals): (User, UsageTotals) = unsafe { (of_words(user), of_words(totals)) };
-    Usage {
-        device: user.device,
-        process_id: user.process_id,
-        comm: totals.comm,
-        cgroup: user.cgroup,
-        requests: totals.requests,
-        bytes: totals.bytes,
-        flushes: totals.flushes,
-        queue_ns: totals.queue_ns,
-        device_ns: totals.device_ns,
     }
 }
 
@@ -205,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_and_a_user_are_read_field_by_field() {
+    fn a_commit_is_read_field_by_field() {
         let found = commit([7, 1, 2, 3, 4, 5, u64::from(254_u32 << 20) | 77 << 32]);
         let expected = Commit {
             device: 254 << 20,
@@ -217,12 +195,5 @@ mod tests {
             transaction: 77,
         };
         assert_eq!(found, expected);
-        let found = usage(
-            [u64::from(254_u32 << 20) | 42 << 32, 21],
-            [1, 2, 3, 4, 5, u64::from_ne_bytes(*b"fio\0\0\0\0\0"), 0],
-        );
-        assert_eq!((found.device, found.process_id, found.cgroup), (254 << 20, 42, 21));
-        assert_eq!((found.requests, found.bytes, found.flushes), (1, 2, 3));
-        assert_eq!((found.queue_ns, found.device_ns, &found.comm[..4]), (4, 5, &b"fio\0"[..]));
     }
 }

@@ -119,6 +119,7 @@ const fn paths(field: Field) -> &'static [&'static str] {
         Field::BioFlags => &["bio.bi_opf"],
         Field::RequestTail => &["request.biotail"],
         Field::TaskProcess => &["task_struct.tgid"],
+        Field::DentryNameHash => &["dentry.d_name.hash"],
     }
 }
 
@@ -215,7 +216,7 @@ impl Feature {
                 Field::DentryNameLength,
                 Field::DentryName,
             ],
-            Self::WriteClass => &[Field::InodeAliases, Field::DentryAlias],
+            Self::WriteClass => &[Field::InodeAliases, Field::DentryAlias, Field::DentryNameHash],
             Self::Descriptor => &[Field::TaskFiles, Field::FilesTable, Field::TableLength, Field::TableFiles],
             Self::Slot => &[
                 Field::RegistersFirst,

@@ -5,14 +5,17 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use aya::{
     Ebpf,
     programs::{
-        Program as AyaProgram, ProgramError, ProgramFd, RawTracePoint, TracePoint,
-        raw_trace_point::RawTracePointLink,
+        BtfTracePoint, Program as AyaProgram, ProgramError, ProgramFd, RawTracePoint, TracePoint,
+        raw_trace_point::RawTracePointLink, tp_btf::BtfTracePointLink,
     },
 };
 use etcdmon_agent_ebpf::loss::{PROGRAMS, Program};
 use etcdmon_service::logging::ErrorChain;
 
-use super::tracepoint::Tracefs;
+use super::{
+    tracepoint::Tracefs,
+    typed::{self, Function, Untyped},
+};
 
 /// A program and the events it hangs on.
 struct Hooking {
@@ -158,7 +161,36 @@ impl Set {
 #[expect(dead_code, reason = "held for their drop")]
 enum Link {
     RawTracepoint(RawTracePointLink),
+    TypedTracepoint(BtfTracePointLink),
     PerfEvent(OwnedFd),
+}
+
+/// What was loaded for a program.
+#[derive(Debug)]
+enum Loaded {
+    /// A function that hangs on any of its events by name.
+    ByName(&'static str),
+    /// A function for each event.
+    Typed(Vec<Function>),
+}
+
+impl Loaded {
+    fn functions(&self) -> Vec<&'static str> {
+        match self {
+            Self::ByName(function) => vec![function],
+            Self::Typed(functions) => functions.iter().map(|(_, function)| *function).collect(),
+        }
+    }
+
+    /// The function for an event, if this kernel has it.
+    fn function(&self, event: &str) -> Option<&'static str> {
+        match self {
+            Self::ByName(function) => Some(function),
+            Self::Typed(functions) => {
+                functions.iter().find(|(tracepoint, _)| *tracepoint == event).map(|(_, function)| *function)
+            }
+        }
+    }
 }
 
 /// How often a program ran, as the kernel tells.
@@ -177,8 +209,9 @@ pub struct ProgramRuns {
 /// The programs in the kernel. Dropping it detaches and unloads all.
 pub struct Programs {
     ebpf: Ebpf,
-    /// The function that was loaded for a program, or why the kernel refused it, by index.
-    functions: [Result<&'static str, String>; PROGRAMS],
+    /// What was loaded for a program, or why the kernel refused it, by index.
+    loaded: [Result<Loaded, String>; PROGRAMS],
+    untyped: Vec<Untyped>,
     tracefs: Option<Tracefs>,
     attached: Vec<(Set, &'static str, Link)>,
 }
@@ -190,7 +223,7 @@ impl std::fmt::Debug for Programs {
 }
 
 /// What a person can use of an error: of a refused program the verifier's verdict, not its thousand lines before.
-fn reason(error: &ProgramError) -> String {
+pub(super) fn reason(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
@@ -233,19 +266,25 @@ pub struct Variants {
     pub exact: bool,
     /// Those for tracepoints that begin with the queue.
     pub after_queue: bool,
+    /// Those for typed tracepoints, which the others stand in for.
+    pub typed: bool,
 }
 
 impl Programs {
     /// Loads each program. One that the kernel refuses is remembered with the reason.
     pub fn load(mut ebpf: Ebpf, variants: Variants) -> Self {
-        let functions = Program::ALL.map(|program| {
+        let mut typed = if variants.typed { typed::load(&mut ebpf) } else { typed::Loaded::default() };
+        let loaded = Program::ALL.map(|program| {
+            if let Some(position) = typed.functions.iter().position(|(of, _)| *of == program) {
+                return Ok(Loaded::Typed(typed.functions.swap_remove(position).1));
+            }
             if variants.after_queue && program.after_queue().is_some() {
-                return load_first(&mut ebpf, program.after_queue().into_iter());
+                return load_first(&mut ebpf, program.after_queue().into_iter()).map(Loaded::ByName);
             }
             let exact = (variants.exact || program.inexact().is_none()).then_some(program.name());
-            load_first(&mut ebpf, exact.into_iter().chain(program.inexact()))
+            load_first(&mut ebpf, exact.into_iter().chain(program.inexact())).map(Loaded::ByName)
         });
-        Self { ebpf, functions, tracefs: None, attached: Vec::new() }
+        Self { ebpf, loaded, untyped: typed.untyped, tracefs: None, attached: Vec::new() }
     }
 
     /// The object, for its maps.
@@ -255,15 +294,22 @@ impl Programs {
 
     /// Programs that the kernel refused, and why.
     pub fn refused(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let all = Program::ALL.into_iter().zip(&self.functions);
-        all.filter_map(|(program, function)| Some((program.name(), function.as_ref().err()?.as_str())))
+        let all = Program::ALL.into_iter().zip(&self.loaded);
+        all.filter_map(|(program, loaded)| Some((program.name(), loaded.as_ref().err()?.as_str())))
+    }
+
+    /// Programs that there is for typed tracepoints, and which were loaded the other way.
+    pub fn untyped(&self) -> &[Untyped] {
+        &self.untyped
     }
 
     /// Whether the sample of records is exact.
     pub fn is_exact(&self) -> bool {
-        Program::ALL.into_iter().zip(&self.functions).all(|(program, function)| {
+        Program::ALL.into_iter().zip(&self.loaded).all(|(program, loaded)| {
             // No variant, or not the one that was loaded.
-            program.inexact().is_none_or(|variant| function.as_ref().ok() != Some(&variant))
+            program
+                .inexact()
+                .is_none_or(|variant| !matches!(loaded, Ok(Loaded::ByName(found)) if *found == variant))
         })
     }
 
@@ -297,14 +343,17 @@ impl Programs {
     }
 
     fn attach_one(&mut self, set: Set, hooking: &Hooking) -> Result<(), String> {
-        let function = match &self.functions[hooking.program as usize] {
-            Ok(function) => *function,
-            Err(reason) => return Err(format!("program {}: {reason}", hooking.program.name())),
-        };
+        let of_program = |reason: &str| format!("program {}: {reason}", hooking.program.name());
+        let loaded = self.loaded[hooking.program as usize].as_ref().map_err(|reason| of_program(reason))?;
+        let functions: Vec<_> = hooking.events.iter().map(|event| (*event, loaded.function(event))).collect();
         let mut last = None;
         let mut found = false;
-        for &event in hooking.events {
-            match self.link(function, event) {
+        for (event, function) in functions {
+            let link = match function {
+                Some(function) => self.link(function, event),
+                None => Err(of_program(&format!("this kernel has no {event}"))),
+            };
+            match link {
                 Ok(link) => {
                     self.attached.push((set, event, link));
                     found = true;
@@ -323,6 +372,7 @@ impl Programs {
         let missing = || format!("program {function} is not in the object");
         match self.ebpf.program_mut(function).ok_or_else(missing)? {
             AyaProgram::RawTracePoint(program) => raw_link(program, event),
+            AyaProgram::BtfTracePoint(program) => typed_link(program, event),
             AyaProgram::TracePoint(program) => {
                 if self.tracefs.is_none() {
                     self.tracefs = Some(Tracefs::open().map_err(|error| ErrorChain(&error).to_string())?);
@@ -337,17 +387,22 @@ impl Programs {
     /// How often each program ran and was missed.
     pub fn runs(&self) -> Vec<ProgramRuns> {
         let runs = |program: Program| {
-            let function = self.functions[program as usize].as_ref().ok()?;
-            let descriptor = match self.ebpf.program(function)? {
-                AyaProgram::RawTracePoint(found) => found.fd().ok()?,
-                AyaProgram::TracePoint(found) => found.fd().ok()?,
-                _ => return None,
-            };
-            let [run_time_ns, runs, missed] = run_counts(descriptor)?;
+            let functions = self.loaded[program as usize].as_ref().ok()?.functions();
+            let mut sum = [0_u64; 3];
+            for function in functions {
+                let counts = run_counts(self.ebpf.program(function)?.fd().ok()?)?;
+                sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+            }
+            let [run_time_ns, runs, missed] = sum;
             Some(ProgramRuns { program: program.name(), runs, run_time_ns, missed })
         };
         Program::ALL.into_iter().filter_map(runs).collect()
     }
+}
+
+fn typed_link(program: &mut BtfTracePoint, event: &str) -> Result<Link, String> {
+    let attached = program.attach().and_then(|id| program.take_link(id));
+    attached.map(Link::TypedTracepoint).map_err(|error| format!("attach to {event}: {}", reason(&error)))
 }
 
 fn raw_link(program: &mut RawTracePoint, event: &str) -> Result<Link, String> {

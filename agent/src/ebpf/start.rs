@@ -90,7 +90,13 @@ fn has_queue_first(release: &str) -> bool {
 /// Which of several functions are loaded for this kernel.
 pub(super) fn variants(config: &ProbeConfig) -> Variants {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    Variants { exact: config.exact_sample, after_queue: has_queue_first(&release) }
+    let after_queue = has_queue_first(&release);
+    // Programs of typed tracepoints are exact, and see a request as the first argument.
+    Variants {
+        exact: config.exact_sample,
+        after_queue,
+        typed: config.typed && config.exact_sample && !after_queue,
+    }
 }
 
 /// What this kernel can't do of what the programs offer.

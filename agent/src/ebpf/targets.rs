@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{HashMap, MapData, MapError};
 use etcdmon_agent_ebpf::{
     stats::SLOTS,
+    sync::SYNC_START_WORDS,
     target::{CALLS, FILESYSTEM, SYSCALL, Target},
 };
 use etcdmon_proto::v1::Hook;
@@ -12,6 +13,7 @@ use etcdmon_proto::v1::Hook;
 use super::{
     counters::{SLOT_WORDS, TargetCounters, sync_error_words},
     mapped::Mapped,
+    places::Places,
 };
 
 /// [`Target`] as a map's value.
@@ -23,7 +25,10 @@ pub(super) struct TargetValue(Target);
 unsafe impl aya::Pod for TargetValue {}
 
 /// The begin of a sync as words; the last is the slot.
-pub(super) type SyncStart = [u64; 8];
+pub(super) type SyncStart = [u64; SYNC_START_WORDS];
+
+/// Syncs under way.
+pub(super) type SyncPlaces = Places<SYNC_START_WORDS>;
 
 /// A watched process.
 #[derive(Debug)]
@@ -41,6 +46,7 @@ struct Watched {
 pub(super) struct Targets {
     map: HashMap<MapData, u32, TargetValue>,
     syncs: HashMap<MapData, u32, SyncStart>,
+    sync_places: SyncPlaces,
     stats: Mapped,
     slots: [Option<Watched>; SLOTS],
     /// Where the search for a free slot begins, so that a slot rests as long as possible before it is used again.
@@ -52,9 +58,10 @@ impl Targets {
     pub fn new(
         map: HashMap<MapData, u32, TargetValue>,
         syncs: HashMap<MapData, u32, SyncStart>,
+        sync_places: SyncPlaces,
         stats: Mapped,
     ) -> Self {
-        Self { map, syncs, stats, slots: [const { None }; SLOTS], next: 0, generation: 0 }
+        Self { map, syncs, sync_places, stats, slots: [const { None }; SLOTS], next: 0, generation: 0 }
     }
 
     fn words(&self, slot: usize) -> Vec<u64> {
@@ -109,10 +116,11 @@ impl Targets {
 
     /// Forgets syncs of a slot that have begun and will not be seen to end.
     fn sweep(&mut self, slot: usize) {
-        let slot_word = SyncStart::default().len() - 1;
+        let is_of_slot = |start: SyncStart| start.last() == Some(&(slot as u64));
+        self.sync_places.give_back(is_of_slot);
         let threads: Vec<u32> = self.syncs.keys().filter_map(Result::ok).collect();
         for thread in threads {
-            if self.syncs.get(&thread, 0).is_ok_and(|start| start[slot_word] == slot as u64) {
+            if self.syncs.get(&thread, 0).is_ok_and(is_of_slot) {
                 let _ = self.syncs.remove(&thread);
             }
         }

@@ -2,7 +2,6 @@
 //! what the kernel itself counts.
 
 use std::{
-    collections::HashMap,
     fs::File,
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
@@ -135,6 +134,12 @@ impl Scene {
         Self::with(&config, || Disk::new(Kind::Ext4))
     }
 
+    /// Where the kernel does not take the programs of typed tracepoints.
+    fn by_helpers(block_io_start: bool) -> Option<Self> {
+        let config = ProbeConfig { typed: false, block_io_start, ..config(1, NEVER) };
+        Self::with(&config, || Disk::new(Kind::Ext4))
+    }
+
     fn on_xfs() -> Option<Self> {
         Self::with(&config(1, NEVER), || Disk::new(Kind::Xfs))
     }
@@ -222,6 +227,15 @@ fn older_kernels_see_every_request_as_well() {
 }
 
 #[test]
+fn programs_that_ask_helpers_see_every_request_as_well() {
+    for block_io_start in [true, false] {
+        if let Some(scene) = Scene::by_helpers(block_io_start) {
+            all_are_seen(scene);
+        }
+    }
+}
+
+#[test]
 fn on_xfs_every_request_is_seen_as_well() {
     if let Some(scene) = Scene::on_xfs() {
         all_are_seen(scene);
@@ -252,7 +266,8 @@ fn all_are_seen(mut scene: Scene) {
 
 #[test]
 fn a_direct_write_is_its_threads_and_a_flush_too() {
-    for mut scene in [Scene::new(), Scene::by_bio(), Scene::on_xfs()].into_iter().flatten() {
+    let scenes = [Scene::new(), Scene::by_bio(), Scene::by_helpers(true), Scene::on_xfs()];
+    for mut scene in scenes.into_iter().flatten() {
         direct_writes_are_their_threads(&mut scene);
     }
 }
@@ -289,7 +304,8 @@ fn direct_writes_are_their_threads(scene: &mut Scene) {
 
 #[test]
 fn writeback_is_a_kworkers_and_names_the_file() {
-    for mut scene in [Scene::new(), Scene::by_bio(), Scene::on_xfs()].into_iter().flatten() {
+    let scenes = [Scene::new(), Scene::by_bio(), Scene::by_helpers(true), Scene::on_xfs()];
+    for mut scene in scenes.into_iter().flatten() {
         writeback_names_the_file(&mut scene);
     }
 }
@@ -365,7 +381,6 @@ fn other_disks_are_not_recorded() {
     assert!(requests.len() > 100 && requests.iter().all(|request| request.device == device));
     assert!(scene.commits().iter().all(|commit| commit.device == device));
     let pid = foreign.pid();
-    assert!(scene.probes.usage().iter().all(|usage| usage.device == device && usage.process_id != pid));
     // A disk that is watched later is known from then on, and one that is no longer watched is not.
     scene.probes.watch_devices(&[other.device_number()]).expect("a disk");
     foreign.carry_out(order("direct", "member/direct", 20, 4_096));
@@ -375,40 +390,6 @@ fn other_disks_are_not_recorded() {
     assert!(requests.iter().filter(|request| request.process_id == pid).count() >= 20);
     assert!(requests.iter().all(|request| request.device == other.device_number()), "{requests:?}");
     assert_eq!(crate::lost(&scene.probes), []);
-}
-
-#[test]
-fn usage_is_the_sum_of_its_requests() {
-    let Some(mut scene) = Scene::new() else { return };
-    let before: HashMap<_, _> =
-        scene.probes.usage().into_iter().map(|usage| ((usage.process_id, usage.cgroup), usage)).collect();
-    scene.writer.carry_out(order("write+fdatasync", WAL, 100, 2_300));
-    scene.writer.carry_out(order("write", "member/big", 10, 100_000));
-    rest(&scene.disk);
-    let mut sums: HashMap<(u32, u64), [u64; 5]> = HashMap::new();
-    for request in scene.requests().iter().filter(|request| request.process_id != 0) {
-        let cgroup = if request.charged == 0 { request.cgroup } else { request.charged };
-        let sum = sums.entry((request.process_id, cgroup)).or_default();
-        let parts = [
-            1,
-            u64::from(request.bytes),
-            u64::from(request.operation == Operation::Flush),
-            request.issued_ns - request.queued_ns,
-            request.completed_ns - request.issued_ns,
-        ];
-        sum.iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
-    }
-    let words = |usage: &etcdmon_agent::autopsy::evidence::Usage| {
-        [usage.requests, usage.bytes, usage.flushes, usage.queue_ns, usage.device_ns]
-    };
-    let usage = scene.probes.usage();
-    assert!(sums.len() >= 3, "the writer, a kworker and jbd2: {sums:?}");
-    for (user, sum) in sums {
-        let now = usage.iter().find(|usage| (usage.process_id, usage.cgroup) == user).expect("used the disk");
-        let then = before.get(&user).map_or([0; 5], words);
-        let used: [u64; 5] = std::array::from_fn(|at| words(now)[at] - then[at]);
-        assert_eq!(used, sum, "{now:?}");
-    }
 }
 
 #[test]

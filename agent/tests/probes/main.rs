@@ -104,8 +104,8 @@ fn etcds_day() -> Vec<(Order, FileClass)> {
     ]
 }
 
-fn counts_agree(kind: Kind, hook: Hook) {
-    let Some((probes, disk)) = set_up(kind, &config(0, NEVER)) else { return };
+fn counts_agree(kind: Kind, hook: Hook, config: &ProbeConfig) {
+    let Some((probes, disk)) = set_up(kind, config) else { return };
     let mut writer = Writer::start(&disk.directory());
     assert_eq!(watch(&probes, &disk, &writer), hook);
     let mut expected = [(0, 0); FileClass::ALL.len()];
@@ -141,12 +141,27 @@ fn counts_agree(kind: Kind, hook: Hook) {
 
 #[test]
 fn on_ext4_the_filesystems_tracepoints_count_every_sync_and_byte() {
-    counts_agree(Kind::Ext4, Hook::Filesystem);
+    counts_agree(Kind::Ext4, Hook::Filesystem, &config(0, NEVER));
+}
+
+#[test]
+fn where_ext4_is_a_module_every_sync_and_byte_is_counted_as_well() {
+    counts_agree(Kind::Ext4, Hook::Filesystem, &ProbeConfig { typed: false, ..config(0, NEVER) });
 }
 
 #[test]
 fn on_xfs_the_syscall_tracepoints_count_every_sync_and_byte() {
-    counts_agree(Kind::Xfs, Hook::Syscall);
+    counts_agree(Kind::Xfs, Hook::Syscall, &config(0, NEVER));
+}
+
+#[test]
+fn typed_tracepoints_are_used_wherever_the_kernel_has_them() {
+    let Some((probes, _disk)) = set_up(Kind::Ext4, &config(0, NEVER)) else { return };
+    let is_module = std::path::Path::new("/sys/kernel/btf/ext4").exists();
+    let untyped = probes.facts().untyped;
+    let names: Vec<_> = untyped.iter().flat_map(|of| of.programs.iter().copied()).collect();
+    let of_ext4 = ["sync_enter_filesystem", "sync_exit_filesystem", "write_end_filesystem"];
+    assert_eq!(names, if is_module { &of_ext4[..] } else { &[] }, "{untyped:?}");
 }
 
 fn sample(kind: Kind, every: u32, slow: Duration) -> Option<Vec<SyncRecord>> {
@@ -307,6 +322,20 @@ fn four_threads_at_full_speed_lose_nothing() {
         assert_eq!(all_records(&probes).len(), 20_000);
         assert_eq!(lost(&probes), []);
     }
+}
+
+#[test]
+fn threads_whose_begins_have_the_same_place_lose_nothing() {
+    let Some((probes, disk)) = set_up(Kind::Ext4, &config(1, NEVER)) else { return };
+    let mut writer = Writer::start(&disk.directory());
+    watch(&probes, &disk, &writer);
+    writer.carry_out(order("same-place", "member/wal/x", 500, 512));
+    let counters = probes.snapshot(writer.pid()).expect("watched");
+    assert_eq!(syncs(&counters, FileClass::Wal), 1_000);
+    let records = all_records(&probes);
+    let overlap = records.windows(2).filter(|pair| pair[0].start_mono_ns > pair[1].start_mono_ns).count();
+    eprintln!("{overlap} syncs began before the one that ended before them");
+    assert_eq!((records.len(), lost(&probes)), (1_000, Vec::new()));
 }
 
 #[test]

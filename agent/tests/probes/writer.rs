@@ -11,6 +11,8 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
+use etcdmon_agent_ebpf::place::PLACES;
+
 const DIRECTORY: &str = "ETCDMON_TEST_WRITER_DIRECTORY";
 
 /// One order: `times` × (`bytes` written, then a sync) on a file; each word is a field of the line that carries it.
@@ -193,6 +195,7 @@ fn carry_out(how: &str, path: &Path, times: u64, bytes: u64) -> u64 {
                 }
             });
         }
+        "same-place" => same_place(path, times, &data),
         "write-until-failure" => {
             let mut file = open();
             let failing =
@@ -202,4 +205,38 @@ fn carry_out(how: &str, path: &Path, times: u64, bytes: u64) -> u64 {
         other => panic!("order {other:?}"),
     }
     0
+}
+
+/// Two threads at a time that the probes keep in the same place, as far as there is room.
+fn same_place(path: &Path, times: u64, data: &[u8]) {
+    let write = |name: &str| {
+        let file = File::create(path.with_file_name(name)).expect("create");
+        for at in 0..times {
+            file.write_all_at(data, (at % 64) * data.len() as u64).expect("pwrite64");
+            file.sync_data().expect("fdatasync");
+        }
+    };
+    // SAFETY: takes nothing.
+    let place = || unsafe { libc::gettid() }.cast_unsigned() as usize % PLACES;
+    let (taken, both) = (std::sync::OnceLock::new(), std::sync::Barrier::new(2));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            taken.set(place()).expect("set once");
+            both.wait();
+            write("first.wal");
+        });
+        // Threads are numbered in a row, so that one in so many has the same.
+        let mut found = false;
+        while !found {
+            let other = scope.spawn(|| {
+                if taken.get() != Some(&place()) {
+                    return false;
+                }
+                both.wait();
+                write("second.wal");
+                true
+            });
+            found = other.join().expect("no panic");
+        }
+    });
 }

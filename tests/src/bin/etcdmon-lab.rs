@@ -110,10 +110,31 @@ enum Command {
 enum Bench {
     /// What the agent costs etcd and the host
     Overhead {
-        /// Slots of one second, about half of them with probes
-        #[arg(long, default_value_t = 300)]
-        slots: u32,
+        /// This part only (repeatable); all by default
+        #[arg(long = "part", value_name = "NAME")]
+        parts: Vec<bench::Part>,
+        /// Slots of each part, about half of them with probes, in place of its own number
+        #[arg(long)]
+        slots: Option<u32>,
     },
+    /// A process that syncs
+    #[command(hide = true)]
+    Sync {
+        #[arg(long)]
+        data_dir: PathBuf,
+        #[arg(long)]
+        threads: u32,
+        #[arg(long)]
+        rate: u32,
+        #[arg(long)]
+        seconds: u64,
+        /// For whoever takes it for an etcd
+        #[arg(long)]
+        listen_client_urls: Option<String>,
+    },
+    /// A process that answers each byte
+    #[command(hide = true)]
+    Echo,
     /// Many simulated agents for long: memory, parts, CPU; and what a member takes on disk in a day
     Soak {
         /// Minutes that memory is watched; 0 = only the real member
@@ -135,6 +156,14 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Command::Act { act } = &cli.command {
         return ended(act.run());
+    }
+    match &cli.command {
+        Command::Bench { bench: Bench::Echo } => return ended(bench::load::echo()),
+        Command::Bench { bench: Bench::Sync { data_dir, threads, rate, seconds, .. } } => {
+            let time = Duration::from_secs(*seconds);
+            return ended(bench::load::sync_all_the_time(data_dir, *threads, *rate, time));
+        }
+        _ => {}
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
@@ -168,7 +197,10 @@ fn main() -> ExitCode {
                 faults::faults(&faults::Options { only, runs, stretch_minutes, json, seed, commit }).await
             }
             Command::Act { act } => act.run(),
-            Command::Bench { bench: Bench::Overhead { slots } } => bench::overhead(slots).await,
+            Command::Bench { bench: Bench::Overhead { parts, slots } } => {
+                bench::overhead(&parts, slots).await
+            }
+            Command::Bench { bench: Bench::Sync { .. } | Bench::Echo } => Ok(()),
             Command::Bench { bench: Bench::Soak { minutes, warm_up_minutes, agents, member_seconds } } => {
                 let options = simulate::soak::Options {
                     agents,
