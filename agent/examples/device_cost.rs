@@ -1,7 +1,7 @@
 //! What the kernel programs cost on a process and its disk: nanoseconds a run, runs a second, and what was seen.
 //!
-//! `device_cost PID DIRECTORY SECONDS [0|1]`; with `sysctl kernel.bpf_stats_enabled=1` the kernel tells the times. The last
-//! argument says whether its disks are watched as well.
+//! `device_cost PID DIRECTORY SECONDS [0|1 [helpers]]`; with `sysctl kernel.bpf_stats_enabled=1` the kernel tells the times.
+//! The fourth argument says whether its disks are watched as well, the fifth has programs ask helpers for each field.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -11,11 +11,12 @@ use etcdmon_agent::ebpf::{Position, ProbeConfig, Probes, disks_of};
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [pid, directory, seconds, rest @ ..] = &arguments[..] else {
-        anyhow::bail!("usage: device_cost PID DIRECTORY SECONDS [0|1]");
+        anyhow::bail!("usage: device_cost PID DIRECTORY SECONDS [0|1 [helpers]]");
     };
     let (pid, directory) = (pid.parse()?, PathBuf::from(directory));
     let time = Duration::from_secs(seconds.parse()?);
-    let probes = Probes::load(&ProbeConfig { offsets_program: None, ..ProbeConfig::default() })?;
+    let typed = rest.get(1).is_none_or(|how| how != "helpers");
+    let probes = Probes::load(&ProbeConfig { offsets_program: None, typed, ..ProbeConfig::default() })?;
     probes.add_target(pid, std::slice::from_ref(&directory))?;
     if rest.first().is_none_or(|watch| watch != "0") {
         let disks = disks_of(pid, &directory).context("find its disks")?;
