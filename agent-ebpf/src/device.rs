@@ -7,7 +7,7 @@ use etcdmon_agent_ebpf::{
     failure::Failure,
     loss::{Program, Reason},
     offset::Field,
-    place::{PLACES, Place},
+    place::Place,
     request::{Device, FLUSH, FUA, OPERATION, Queue, REQUESTS as ENTRIES, RequestRecord},
 };
 
@@ -193,22 +193,20 @@ fn add_submitter<R: Read>(record: &mut RequestRecord, bio: u64) {
     }
 }
 
-/// The index of a request's place. Requests lie in memory at distances of a power of two: their addresses are spread.
-#[inline(always)]
-fn place_of<R: Read>(request: u64) -> u32 {
-    (R::number_of(request) as u32).wrapping_mul(0x9e37_79b1) >> (u32::BITS - PLACES.ilog2())
-}
-
 /// The place of a request that is under way, if it has one. Only watched disks' requests do.
 #[inline(always)]
 fn place<R: Read>(request: u64) -> Option<*mut Place<RequestRecord>> {
-    if R::USES_PLACES { under_way::find(&REQUEST_PLACES, place_of::<R>(request), request) } else { None }
+    if R::USES_PLACES {
+        under_way::find(&REQUEST_PLACES, under_way::place_of::<R>(request), request)
+    } else {
+        None
+    }
 }
 
 #[inline(always)]
 fn keep<R: Read>(program: Program, request: u64, record: &RequestRecord) {
     if R::USES_PLACES {
-        match under_way::put(&REQUEST_PLACES, place_of::<R>(request), request, record) {
+        match under_way::put(&REQUEST_PLACES, under_way::place_of::<R>(request), request, record) {
             Put::New => return,
             Put::Again => return count::lose(program, Reason::NoEnd),
             Put::Taken => {}

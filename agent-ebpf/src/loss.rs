@@ -125,6 +125,11 @@ impl Program {
             Self::BlockComplete => &[("block_rq_complete", "block_complete_typed")],
             Self::BlockMerge => &[("block_rq_merge", "block_merge_typed")],
             Self::BlockSubmit => &[("block_getrq", "block_submit_typed")],
+            Self::JournalStart => &[("jbd2_start_commit", "journal_start_typed")],
+            Self::JournalLocking => &[("jbd2_commit_locking", "journal_locking_typed")],
+            Self::JournalFlushing => &[("jbd2_commit_flushing", "journal_flushing_typed")],
+            Self::JournalLogging => &[("jbd2_commit_logging", "journal_logging_typed")],
+            Self::JournalEnd => &[("jbd2_end_commit", "journal_end_typed")],
             _ => &[],
         }
     }

@@ -104,7 +104,11 @@ pub static IN_FLIGHT: HashMap<u64, RequestRecord> = HashMap::with_max_entries(40
 #[map]
 pub static REQUESTS: Array<RequestRecord> = Array::with_max_entries(REQUESTS_ENTRIES as u32, BPF_F_MMAPABLE);
 
-/// Commits under way by the journal's address: a journal has one thread that commits.
+/// Commits under way by the journal's address: a journal has one thread that commits. Mapped by user space.
+#[map]
+pub static COMMIT_PLACES: Array<Place<CommitRecord>> = Array::with_max_entries(PLACES as u32, BPF_F_MMAPABLE);
+
+/// Those that have no place there.
 #[map]
 pub static COMMITTING: HashMap<u64, CommitRecord> = HashMap::with_max_entries(DEVICES_ENTRIES as u32, 0);
 

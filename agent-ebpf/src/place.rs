@@ -1,4 +1,4 @@
-//! What is under way, by thread or address: an array of places (`SYNC_PLACES`, `REQUEST_PLACES`) in front of a hash.
+//! What is under way, by thread or address: an array of places (`SYNC_PLACES`, `REQUEST_PLACES`, `COMMIT_PLACES`) in front of a hash.
 //!
 //! To insert into a hash and to remove again costs a program as much as everything else it does; to take a place and to
 //! give it back costs three atomic operations. Each key has one place. One whose place is taken by another goes into the

@@ -1,9 +1,9 @@
 //! Takes, finds and gives back places, as `etcdmon_agent_ebpf::place` describes.
 
 use aya_ebpf::maps::Array;
-use etcdmon_agent_ebpf::place::{BEING_WRITTEN, FREE, Place};
+use etcdmon_agent_ebpf::place::{BEING_WRITTEN, FREE, PLACES, Place};
 
-use crate::read::{compare_exchange, exchange};
+use crate::read::{Read, compare_exchange, exchange};
 
 /// What came of putting something into its place.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,12 @@ pub enum Put {
     Again,
     /// The place is another one's.
     Taken,
+}
+
+/// The index of what lies at an address. Addresses of one kind differ by much the same: they are spread.
+#[inline(always)]
+pub fn place_of<R: Read>(address: u64) -> u32 {
+    (R::number_of(address) as u32).wrapping_mul(0x9e37_79b1) >> (u32::BITS - PLACES.ilog2())
 }
 
 /// Puts something into its place.

@@ -1,39 +1,49 @@
-//! jbd2's tracepoints (include/trace/events/jbd2.h, 5.8 to 6.18), by name so that jbd2 may be a module. Those of commits have
+//! jbd2's tracepoints (include/trace/events/jbd2.h, 5.8 to 6.18): typed where jbd2 is in the kernel itself, and by name as it may
+//! be a module. Those of commits have
 //! `(journal_t *, transaction_t *)` and run in the journal's own thread; that of handles runs in whoever changes something.
 
 use aya_ebpf::{
     helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid},
-    macros::raw_tracepoint,
-    programs::RawTracePointContext,
+    macros::{btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
 };
 use etcdmon_agent_ebpf::{
     commit::{COMMITS as ENTRIES, CommitRecord},
     loss::{Program, Reason},
     metadata::{MetadataTotals, MetadataUser},
     offset::Field,
+    place::Place,
 };
 
 use crate::{
     circular, count, device,
-    maps::{COMMITS, COMMITTING, JOURNALS, METADATA},
-    read::{Checked, Read as _, add},
+    maps::{COMMIT_PLACES, COMMITS, COMMITTING, JOURNALS, METADATA},
+    read::{Checked, Read, Typed, add},
+    under_way::{self, Put},
 };
 
 const NO_REPLACE: u64 = 1;
 
 /// `jbd2_start_commit`.
+#[btf_tracepoint(function = "jbd2_start_commit")]
+pub fn journal_start_typed(context: BtfTracePointContext) -> i32 {
+    let _ = try_start::<Typed>(context.arg(0), context.arg(1));
+    0
+}
+
+/// The same by name.
 #[raw_tracepoint(tracepoint = "jbd2_start_commit")]
 pub fn journal_start(context: RawTracePointContext) -> i32 {
-    let _ = try_start(context.arg(0), context.arg(1));
+    let _ = try_start::<Checked>(context.arg(0), context.arg(1));
     0
 }
 
 #[inline(always)]
-fn try_start(journal: u64, transaction: u64) -> Option<()> {
+fn try_start<R: Read>(journal: u64, transaction: u64) -> Option<()> {
     let start_ns = count::now();
-    let block_device: u64 = Checked::field(journal, Field::JournalDevice)?;
-    let disk: u64 = Checked::field(block_device, Field::BlockDeviceDisk)?;
-    let device = device::number::<Checked>(disk)?;
+    let block_device: u64 = R::field(journal, Field::JournalDevice)?;
+    let disk: u64 = R::field(block_device, Field::BlockDeviceDisk)?;
+    let device = device::number::<R>(disk)?;
     device::watched(device)?;
     let record = CommitRecord {
         sequence: 0,
@@ -43,10 +53,20 @@ fn try_start(journal: u64, transaction: u64) -> Option<()> {
         logging_ns: 0,
         end_ns: 0,
         device,
-        transaction: Checked::field(transaction, Field::TransactionNumber).unwrap_or_default(),
+        transaction: R::field(transaction, Field::TransactionNumber).unwrap_or_default(),
     };
+    if R::USES_PLACES {
+        match under_way::put(&COMMIT_PLACES, under_way::place_of::<R>(journal), journal, &record) {
+            Put::New => return Some(()),
+            Put::Again => {
+                // One that was left by a journal that is gone makes room.
+                count::lose(Program::JournalStart, Reason::NoEnd);
+                return Some(());
+            }
+            Put::Taken => {}
+        }
+    }
     if COMMITTING.insert(&journal, &record, NO_REPLACE).is_err() {
-        // One that was left by a journal that is gone makes room.
         count::lose(Program::JournalStart, Reason::NoEnd);
         if COMMITTING.insert(&journal, &record, 0).is_err() {
             count::lose(Program::JournalStart, Reason::InFlightFull);
@@ -55,59 +75,112 @@ fn try_start(journal: u64, transaction: u64) -> Option<()> {
     Some(())
 }
 
+/// The place of a commit that is under way, if it has one.
+#[inline(always)]
+fn place<R: Read>(journal: u64) -> Option<*mut Place<CommitRecord>> {
+    if !R::USES_PLACES {
+        return None;
+    }
+    under_way::find(&COMMIT_PLACES, under_way::place_of::<R>(journal), journal)
+}
+
 /// Notes when the commit of a journal came to a phase.
 #[inline(always)]
-fn note(journal: u64, time: impl Fn(*mut CommitRecord) -> *mut u64) {
-    if let Some(record) = COMMITTING.get_ptr_mut(journal) {
+fn note<R: Read>(journal: u64, time: impl Fn(*mut CommitRecord) -> *mut u64) -> i32 {
+    let record = match place::<R>(journal) {
+        // SAFETY: points into the map's value.
+        Some(place) => Some(unsafe { &raw mut (*place).value }),
+        None => COMMITTING.get_ptr_mut(journal),
+    };
+    if let Some(record) = record {
         // SAFETY: points into the map's value, which only this journal's one thread touches.
         unsafe { *time(record) = count::now() };
     }
+    0
 }
 
 /// `jbd2_commit_locking`.
+#[btf_tracepoint(function = "jbd2_commit_locking")]
+pub fn journal_locking_typed(context: BtfTracePointContext) -> i32 {
+    // SAFETY: points into the map's value.
+    note::<Typed>(context.arg(0), |record| unsafe { &raw mut (*record).locking_ns })
+}
+
+/// The same by name.
 #[raw_tracepoint(tracepoint = "jbd2_commit_locking")]
 pub fn journal_locking(context: RawTracePointContext) -> i32 {
     // SAFETY: points into the map's value.
-    note(context.arg(0), |record| unsafe { &raw mut (*record).locking_ns });
-    0
+    note::<Checked>(context.arg(0), |record| unsafe { &raw mut (*record).locking_ns })
 }
 
 /// `jbd2_commit_flushing`.
+#[btf_tracepoint(function = "jbd2_commit_flushing")]
+pub fn journal_flushing_typed(context: BtfTracePointContext) -> i32 {
+    // SAFETY: points into the map's value.
+    note::<Typed>(context.arg(0), |record| unsafe { &raw mut (*record).flushing_ns })
+}
+
+/// The same by name.
 #[raw_tracepoint(tracepoint = "jbd2_commit_flushing")]
 pub fn journal_flushing(context: RawTracePointContext) -> i32 {
     // SAFETY: points into the map's value.
-    note(context.arg(0), |record| unsafe { &raw mut (*record).flushing_ns });
-    0
+    note::<Checked>(context.arg(0), |record| unsafe { &raw mut (*record).flushing_ns })
 }
 
 /// `jbd2_commit_logging`.
+#[btf_tracepoint(function = "jbd2_commit_logging")]
+pub fn journal_logging_typed(context: BtfTracePointContext) -> i32 {
+    // SAFETY: points into the map's value.
+    note::<Typed>(context.arg(0), |record| unsafe { &raw mut (*record).logging_ns })
+}
+
+/// The same by name.
 #[raw_tracepoint(tracepoint = "jbd2_commit_logging")]
 pub fn journal_logging(context: RawTracePointContext) -> i32 {
     // SAFETY: points into the map's value.
-    note(context.arg(0), |record| unsafe { &raw mut (*record).logging_ns });
-    0
+    note::<Checked>(context.arg(0), |record| unsafe { &raw mut (*record).logging_ns })
 }
 
 /// `jbd2_end_commit`.
+#[btf_tracepoint(function = "jbd2_end_commit")]
+pub fn journal_end_typed(context: BtfTracePointContext) -> i32 {
+    end::<true, Typed>(context.arg(0));
+    0
+}
+
+/// The same by name.
 #[raw_tracepoint(tracepoint = "jbd2_end_commit")]
 pub fn journal_end(context: RawTracePointContext) -> i32 {
-    end::<true>(context.arg(0));
+    end::<true, Checked>(context.arg(0));
     0
 }
 
 /// The same for kernels before 5.12.
 #[raw_tracepoint(tracepoint = "jbd2_end_commit")]
 pub fn journal_end_inexact(context: RawTracePointContext) -> i32 {
-    end::<false>(context.arg(0));
+    end::<false, Checked>(context.arg(0));
     0
 }
 
 /// A commit whose begin was not seen is of another disk, or was under way when the program was attached.
 #[inline(always)]
-fn end<const EXACT: bool>(journal: u64) {
+fn end<const EXACT: bool, R: Read>(journal: u64) {
+    if let Some(place) = place::<R>(journal) {
+        // SAFETY: points into the map's value, which only this journal's one thread touches; found by its address.
+        unsafe {
+            hand_over::<EXACT>((*place).value);
+            under_way::give_back(place);
+        }
+        return;
+    }
     let Some(kept) = COMMITTING.get_ptr_mut(journal) else { return };
-    // SAFETY: points into the map's value, which only this journal's one thread touches.
-    let mut record = unsafe { *kept };
+    // SAFETY: as above.
+    hand_over::<EXACT>(unsafe { *kept });
+    let _ = COMMITTING.remove(journal);
+}
+
+#[inline(always)]
+fn hand_over<const EXACT: bool>(mut record: CommitRecord) {
     record.end_ns = count::now();
     circular::append::<EXACT, _>(
         &COMMITS,
@@ -116,7 +189,6 @@ fn end<const EXACT: bool>(journal: u64) {
         |heads| unsafe { &raw mut (*heads).commits },
         &mut record,
     );
-    let _ = COMMITTING.remove(journal);
 }
 
 /// `jbd2_handle_stats(dev_t, tid_t, unsigned type, unsigned line, int interval, int sync, int requested, int dirtied)`, at the

@@ -66,7 +66,8 @@ pub(super) struct Devices {
     heads: Mapped,
     requests: Mapped,
     commits: Mapped,
-    under_way: Places<REQUEST_WORDS>,
+    requests_under_way: Places<REQUEST_WORDS>,
+    commits_under_way: Places<COMMIT_WORDS>,
     /// Locked after everything else.
     tables: Mutex<Tables>,
 }
@@ -90,7 +91,8 @@ impl Devices {
             heads: mapped(map("HEADS")?, "HEADS", HEAD_WORDS)?,
             requests: mapped(map("REQUESTS")?, "REQUESTS", REQUESTS * REQUEST_WORDS)?,
             commits: mapped(map("COMMITS")?, "COMMITS", COMMITS * COMMIT_WORDS)?,
-            under_way: Places::new(map("REQUEST_PLACES")?, "REQUEST_PLACES")?,
+            requests_under_way: Places::new(map("REQUEST_PLACES")?, "REQUEST_PLACES")?,
+            commits_under_way: Places::new(map("COMMIT_PLACES")?, "COMMIT_PLACES")?,
             tables: Mutex::new(Tables {
                 devices: hash!("DEVICES"),
                 queues: hash!("QUEUES"),
@@ -131,7 +133,13 @@ impl Devices {
         tables.are_seen = watch && !degraded.iter().any(|off| off.capability == "block.hooks");
         tables.degraded = degraded;
         let wanted = if watch { tables.wanted.clone() } else { Vec::new() };
-        tables.settle(&wanted, &self.under_way).map_err(|source| map_error("DEVICES", source))
+        let any_gone = tables.settle(&wanted).map_err(|source| map_error("DEVICES", source))?;
+        if any_gone {
+            let is_over = |device| !wanted.contains(&device);
+            self.requests_under_way.give_back(|words| is_over(evidence::request(words).device));
+            self.commits_under_way.give_back(|words| is_over(evidence::commit(words).device));
+        }
+        Ok(())
     }
 
     pub fn requests(&self, since: Position, into: &mut Vec<Request>) -> Position {
@@ -157,13 +165,13 @@ impl Devices {
     pub fn requests_under_way(&self) -> Vec<Request> {
         let tables = lock(&self.tables);
         let others: StdHashMap<_, _> = tables.in_flight.iter().take(STEPS).filter_map(Result::ok).collect();
-        self.under_way.values().chain(others.into_values()).map(evidence::request).collect()
+        self.requests_under_way.values().chain(others.into_values()).map(evidence::request).collect()
     }
 
     pub fn commits_under_way(&self) -> Vec<Commit> {
         let tables = lock(&self.tables);
-        let all: StdHashMap<_, _> = tables.committing.iter().take(STEPS).filter_map(Result::ok).collect();
-        all.into_values().map(evidence::commit).collect()
+        let others: StdHashMap<_, _> = tables.committing.iter().take(STEPS).filter_map(Result::ok).collect();
+        self.commits_under_way.values().chain(others.into_values()).map(evidence::commit).collect()
     }
 
     /// Whether requests of watched disks are seen.
@@ -193,7 +201,8 @@ impl Devices {
 }
 
 impl Tables {
-    fn settle(&mut self, wanted: &[u32], under_way: &Places<REQUEST_WORDS>) -> Result<(), MapError> {
+    /// Tells the programs, and says whether any disk is no longer watched.
+    fn settle(&mut self, wanted: &[u32]) -> Result<bool, MapError> {
         let watched: Vec<u32> = self.devices.keys().filter_map(Result::ok).collect();
         let gone: Vec<u32> = watched.iter().copied().filter(|device| !wanted.contains(device)).collect();
         let new: Vec<u32> = wanted.iter().copied().filter(|device| !watched.contains(device)).collect();
@@ -212,9 +221,9 @@ impl Tables {
             self.forget_queues(true);
         }
         if !gone.is_empty() {
-            self.sweep(wanted, under_way);
+            self.sweep(wanted);
         }
-        Ok(())
+        Ok(!gone.is_empty())
     }
 
     /// Has the programs meet every queue anew. Programs that still know the disks of before (`changed`) have ended then. It
@@ -230,13 +239,11 @@ impl Tables {
     }
 
     /// Forgets what has begun on disks that are no longer watched and will not be seen to end.
-    fn sweep(&mut self, wanted: &[u32], under_way: &Places<REQUEST_WORDS>) {
-        let is_over = |words| !wanted.contains(&evidence::request(words).device);
-        under_way.give_back(is_over);
+    fn sweep(&mut self, wanted: &[u32]) {
         let left: Vec<(u64, RequestWords)> =
             self.in_flight.iter().take(STEPS).filter_map(Result::ok).collect();
         for (request, words) in left {
-            if is_over(words) {
+            if !wanted.contains(&evidence::request(words).device) {
                 let _ = self.in_flight.remove(&request);
             }
         }

@@ -10,7 +10,7 @@ use etcdmon_agent_ebpf::loss::Program;
 use super::programs::reason;
 
 /// Programs that keep what is under way in the same places, and so have to be of one kind.
-const GROUPS: [&[Program]; 2] = [
+const GROUPS: [&[Program]; 3] = [
     &[Program::SyncEnterFilesystem, Program::SyncExitFilesystem, Program::WriteEndFilesystem],
     &[
         Program::BlockIssue,
@@ -18,6 +18,13 @@ const GROUPS: [&[Program]; 2] = [
         Program::BlockMerge,
         Program::BlockStart,
         Program::BlockSubmit,
+    ],
+    &[
+        Program::JournalStart,
+        Program::JournalLocking,
+        Program::JournalFlushing,
+        Program::JournalLogging,
+        Program::JournalEnd,
     ],
 ];
 

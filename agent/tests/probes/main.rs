@@ -157,11 +157,20 @@ fn on_xfs_the_syscall_tracepoints_count_every_sync_and_byte() {
 #[test]
 fn typed_tracepoints_are_used_wherever_the_kernel_has_them() {
     let Some((probes, _disk)) = set_up(Kind::Ext4, &config(0, NEVER)) else { return };
-    let is_module = std::path::Path::new("/sys/kernel/btf/ext4").exists();
     let untyped = probes.facts().untyped;
     let names: Vec<_> = untyped.iter().flat_map(|of| of.programs.iter().copied()).collect();
-    let of_ext4 = ["sync_enter_filesystem", "sync_exit_filesystem", "write_end_filesystem"];
-    assert_eq!(names, if is_module { &of_ext4[..] } else { &[] }, "{untyped:?}");
+    let of_modules: Vec<&str> = [
+        ("ext4", &["sync_enter_filesystem", "sync_exit_filesystem", "write_end_filesystem"][..]),
+        (
+            "jbd2",
+            &["journal_start", "journal_locking", "journal_flushing", "journal_logging", "journal_end"][..],
+        ),
+    ]
+    .into_iter()
+    .filter(|(module, _)| std::path::Path::new("/sys/kernel/btf").join(module).exists())
+    .flat_map(|(_, programs)| programs.iter().copied())
+    .collect();
+    assert_eq!(names, of_modules, "{untyped:?}");
 }
 
 fn sample(kind: Kind, every: u32, slow: Duration) -> Option<Vec<SyncRecord>> {
