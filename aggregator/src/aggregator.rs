@@ -32,6 +32,7 @@ use crate::query::Query;
 use crate::registry::Registry;
 use crate::rule::Profile;
 use crate::server;
+use crate::sql::{self, Sql};
 use crate::state::{State, StateError};
 use crate::store::{Client, External, Store, Unstorable};
 use crate::tls;
@@ -69,6 +70,9 @@ pub enum StartError {
     /// A webhook can't be used.
     #[error("alert.webhook")]
     Webhook(#[from] WebhookError),
+    /// The HTTP client for SQL can't be made.
+    #[error("HTTP client for SQL")]
+    Sql(#[source] reqwest::Error),
     /// The engine's keeper can't be started.
     #[error("start the engine's keeper")]
     Engine(#[source] std::io::Error),
@@ -88,6 +92,8 @@ pub struct Aggregator {
     config: Config,
     api: TcpListener,
     ingest: TcpListener,
+    clickhouse: Option<(TcpListener, axum::Router)>,
+    sql: Sql,
     engine: Option<Supervisor>,
     store: (Store, JoinHandle<()>),
     stop_store: CancellationToken,
@@ -116,7 +122,15 @@ impl Aggregator {
         let registry = Registry::load(&state).await?;
         let api = listen("listen.api", config.api).await?;
         let ingest = listen("listen.ingest", config.ingest).await?;
-        let (engine, client) = connect(&config)?;
+        let (engine, client, sql) = connect(&config)?;
+        let clickhouse = match &config.clickhouse_port {
+            Some(port) => {
+                let account = api::clickhouse::Account::new(&port.user, &port.password);
+                let router = api::clickhouse::router(sql.clone(), account);
+                Some((listen("listen.clickhouse", port.address).await?, router))
+            }
+            None => None,
+        };
         let (stop_store, stop_ingest) = (CancellationToken::new(), CancellationToken::new());
         let unstorable =
             Unstorable { directory: Some(config.state_dir.join("unstorable")), ..Unstorable::default() };
@@ -174,6 +188,7 @@ impl Aggregator {
             ingest: service.counters(),
             enrolment: Arc::clone(&ports.counters),
             certificates: ports.gauges.clone(),
+            sql: sql.counters(),
             engine: engine_facts,
         };
         let owners_socket = server::bind_owners_socket(&config.state_dir);
@@ -181,6 +196,7 @@ impl Aggregator {
             clock,
             view: views,
             query: Query::new(client),
+            sql: sql.clone(),
             health: health.clone(),
             exposition: Exposition::new(sources, &deliveries),
             agentless,
@@ -191,6 +207,8 @@ impl Aggregator {
             config,
             api,
             ingest,
+            clickhouse,
+            sql,
             engine,
             store,
             stop_store,
@@ -239,6 +257,10 @@ impl Aggregator {
         if let Some(socket) = self.owners_socket {
             tokio::spawn(server::serve_owner(socket, self.owners_router, stop_api.clone()));
         }
+        let clickhouse = self.clickhouse.map(|(listener, router)| {
+            tokio::spawn(server::serve(listener, router, self.ports.api.clone(), stop_api.clone()))
+        });
+        tokio::spawn(check_sql(self.sql));
         let tls = self.ports.ingest.clone();
         let ingest = tokio::spawn(ingest::serve(self.ingest, self.service, tls, self.stop_ingest.clone()));
         let poller = tokio::spawn(self.poller.run(self.stop_ingest.clone()));
@@ -273,6 +295,9 @@ impl Aggregator {
         }
         stop_api.cancel();
         ended("api", api).await;
+        if let Some(port) = clickhouse {
+            ended("clickhouse interface", port).await;
+        }
         tracing::info!("ended");
         announced
     }
@@ -280,7 +305,11 @@ impl Aggregator {
     fn ready_content(&self) -> serde_json::Value {
         let text =
             |listener: &TcpListener| listener.local_addr().map_or_else(|_| String::new(), |a| a.to_string());
-        json!({"api": text(&self.api), "ingest": text(&self.ingest), "pid": std::process::id(), "engine_pid": null})
+        let clickhouse = self.clickhouse.as_ref().map(|(listener, _)| text(listener));
+        json!({
+            "api": text(&self.api), "ingest": text(&self.ingest), "clickhouse": clickhouse,
+            "pid": std::process::id(), "engine_pid": null,
+        })
     }
 }
 
@@ -324,7 +353,14 @@ fn external_url(api: &TcpListener, tls: bool) -> String {
     format!("{scheme}://{address}")
 }
 
-fn connect(config: &Config) -> Result<(Option<Supervisor>, Client), StartError> {
+/// Says at the start whether SQL can be answered; statements look again.
+async fn check_sql(sql: Sql) {
+    if let Err(error @ (sql::SqlError::Off(_) | sql::SqlError::Unavailable(_))) = sql.check().await {
+        tracing::warn!(%error, "SQL of users is not answered");
+    }
+}
+
+fn connect(config: &Config) -> Result<(Option<Supervisor>, Client, Sql), StartError> {
     match &config.clickhouse {
         ClickHouse::Embedded { library, memory_bytes } => {
             let program = std::env::current_exe().map_err(StartError::Engine)?;
@@ -336,12 +372,19 @@ fn connect(config: &Config) -> Result<(Option<Supervisor>, Client), StartError> 
             })
             .map_err(StartError::Engine)?;
             let client = Client::embedded(supervisor.endpoint(), &config.database);
-            Ok((Some(supervisor), client))
+            let source = sql::Source::embedded(supervisor.endpoint()).map_err(StartError::Sql)?;
+            Ok((Some(supervisor), client, Sql::new(source, &config.database)))
         }
-        ClickHouse::External { url, user, password } => {
+        ClickHouse::External { url, user, password, sql } => {
             let server =
                 External { url: url.clone(), user: user.clone(), password: password.reveal().to_owned() };
-            Ok((None, Client::external(&server, &config.database)))
+            let reader = sql.as_ref().map(|(user, password)| sql::Server {
+                url: url.clone(),
+                user: user.clone(),
+                password: password.clone(),
+            });
+            let source = sql::Source::server(reader).map_err(StartError::Sql)?;
+            Ok((None, Client::external(&server, &config.database), Sql::new(source, &config.database)))
         }
     }
 }

@@ -23,10 +23,12 @@ use crate::clock::Clock;
 use crate::enrol::DeskHandle;
 use crate::expose::Exposition;
 use crate::query::Query;
+use crate::sql::Sql;
 use crate::view::View;
 
 mod access;
 mod agentless;
+pub mod clickhouse;
 mod clusters;
 mod diagnoses;
 mod enrolment;
@@ -35,6 +37,7 @@ mod extract;
 mod problem;
 mod remainder;
 mod slow_syncs;
+mod sql;
 mod system;
 mod telemetry;
 
@@ -62,6 +65,7 @@ struct Shared {
     view: watch::Receiver<Arc<View>>,
     query: Query,
     queries: Semaphore,
+    sql: Sql,
     health: Health,
     exposition: Exposition,
     agentless: Agentless,
@@ -79,6 +83,8 @@ pub struct Parts {
     pub view: watch::Receiver<Arc<View>>,
     /// What is stored.
     pub query: Query,
+    /// SQL of users.
+    pub sql: Sql,
     /// How the process is.
     pub health: Health,
     /// What `/metrics` shows.
@@ -101,6 +107,7 @@ pub struct Parts {
     tags(
         (name = "clusters", description = "Clusters, members and leaders now"),
         (name = "telemetry", description = "What was stored, by time range; the last hour unless asked otherwise"),
+        (name = "sql", description = "One read-only SELECT over what was stored"),
         (name = "diagnoses", description = "Why members are or were slow, and who did it"),
         (name = "alerts", description = "Alerts now and of the last day"),
         (name = "agentless", description = "Clusters that are watched without agents"),
@@ -137,6 +144,7 @@ fn routes() -> OpenApiRouter<Context> {
         .routes(routes!(telemetry::latency))
         .routes(routes!(telemetry::ledger))
         .routes(routes!(events::events))
+        .routes(routes!(sql::sql))
         .routes(routes!(diagnoses::diagnoses))
         .routes(routes!(diagnoses::diagnosis))
 }
@@ -160,6 +168,7 @@ pub fn routers(parts: Parts) -> (Router, Router) {
         view: parts.view,
         query: parts.query,
         queries: Semaphore::new(QUERIES),
+        sql: parts.sql,
         health: parts.health,
         exposition: parts.exposition,
         agentless: parts.agentless,

@@ -57,10 +57,15 @@ const SETTINGS: &[Setting] = &[
     Setting::new("enrol.enabled", "BOOL", "true", "Whether agents get certificates here for join tokens, where ingest speaks TLS"),
     Setting::new("enrol.certificate-life", "TIME", "720h", "How long an agent's certificate is good; it is renewed after two thirds"),
     Setting::new("token", "TOKEN", "", "Bearer token of the API; give it by environment variable or file, not as a flag").secret(),
+    Setting::new("listen.clickhouse", "ADDRESS", "", "Address of a read-only ClickHouse HTTP interface, such as Grafana's data source asks; empty = none"),
+    Setting::new("listen.clickhouse-user", "NAME", "viewer", "User of that interface"),
+    Setting::new("listen.clickhouse-password-file", "FILE", "", "File with that user's password"),
     Setting::new("state.dir", "DIR", "/var/lib/etcd-monitor/aggregator", "Directory for state and embedded ClickHouse"),
     Setting::new("clickhouse.url", "URL", "", "HTTP interface of a ClickHouse server; empty = embedded engine"),
     Setting::new("clickhouse.user", "NAME", "", "User at that server"),
     Setting::new("clickhouse.password-file", "FILE", "", "File with that user's password"),
+    Setting::new("clickhouse.sql-user", "NAME", "", "User at that server for SQL of users, with a profile and grants that only let it read; empty = no SQL"),
+    Setting::new("clickhouse.sql-password-file", "FILE", "", "File with that user's password"),
     Setting::new("clickhouse.database", "NAME", "etcdmon", "Database for the tables"),
     Setting::new("clickhouse.library", "FILE", "", "Library of the embedded engine; empty = the usual places"),
     Setting::new("clickhouse.memory-bytes", "SIZE", "2GiB", "Memory that the embedded engine may take"),
@@ -109,7 +114,20 @@ pub enum ClickHouse {
         user: String,
         /// Password there; empty = none.
         password: Secret,
+        /// User and password for SQL of users; `None` = no SQL.
+        sql: Option<(String, Secret)>,
     },
+}
+
+/// The read-only ClickHouse HTTP interface.
+#[derive(Debug, Clone)]
+pub struct ClickHousePort {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its user.
+    pub user: String,
+    /// The user's password.
+    pub password: Secret,
 }
 
 /// A certificate and its key.
@@ -164,6 +182,8 @@ pub struct Config {
     pub token: Option<Secret>,
     /// Host names besides loopback names that requests may use when there is no token.
     pub host_names: Vec<String>,
+    /// The read-only ClickHouse HTTP interface, if there is to be one.
+    pub clickhouse_port: Option<ClickHousePort>,
     /// Directory for state and embedded ClickHouse.
     pub state_dir: PathBuf,
     /// Where telemetry is stored.
@@ -207,6 +227,7 @@ pub fn load(
         ingest_tls: ingest_tls(&mut settings, ingest),
         token: token(&mut settings),
         host_names: settings.list("listen.host-names"),
+        clickhouse_port: clickhouse_port(&mut settings),
         state_dir: settings.read("state.dir"),
         clickhouse: clickhouse(&mut settings),
         database: database(&mut settings),
@@ -314,6 +335,31 @@ fn token(settings: &mut Settings) -> Option<Secret> {
     Some(Secret::new(text))
 }
 
+fn clickhouse_port(settings: &mut Settings) -> Option<ClickHousePort> {
+    let address: Option<SocketAddr> = settings.optional("listen.clickhouse");
+    let file: Option<PathBuf> = settings.optional("listen.clickhouse-password-file");
+    let user: String = settings.read("listen.clickhouse-user");
+    let Some(address) = address else {
+        if file.is_some() {
+            settings.fault("listen.clickhouse-password-file", "means nothing without listen.clickhouse");
+        }
+        return None;
+    };
+    let Some(file) = file else {
+        settings.fault("listen.clickhouse", "needs listen.clickhouse-password-file");
+        return None;
+    };
+    let password = secret_file(settings, "listen.clickhouse-password-file", &file)?;
+    if password.chars().count() < SHORTEST_TOKEN {
+        let fault = format!("the password needs at least {SHORTEST_TOKEN} characters");
+        settings.fault("listen.clickhouse-password-file", fault);
+    }
+    if user.is_empty() {
+        settings.fault("listen.clickhouse-user", "is empty");
+    }
+    Some(ClickHousePort { address, user, password: Secret::new(password) })
+}
+
 fn secret_file(settings: &mut Settings, key: &'static str, path: &Path) -> Option<String> {
     match std::fs::read_to_string(path) {
         Ok(text) => Some(text.trim().to_owned()),
@@ -328,12 +374,17 @@ fn clickhouse(settings: &mut Settings) -> ClickHouse {
     let url: Option<String> = settings.optional("clickhouse.url");
     let user: Option<String> = settings.optional("clickhouse.user");
     let password_file: Option<PathBuf> = settings.optional("clickhouse.password-file");
+    let sql_user: Option<String> = settings.optional("clickhouse.sql-user");
+    let sql_password_file: Option<PathBuf> = settings.optional("clickhouse.sql-password-file");
     let library: Option<PathBuf> = settings.optional("clickhouse.library");
     let memory: ByteSize = settings.read("clickhouse.memory-bytes");
     let Some(url) = url else {
-        for (key, given) in
-            [("clickhouse.user", user.is_some()), ("clickhouse.password-file", password_file.is_some())]
-        {
+        for (key, given) in [
+            ("clickhouse.user", user.is_some()),
+            ("clickhouse.password-file", password_file.is_some()),
+            ("clickhouse.sql-user", sql_user.is_some()),
+            ("clickhouse.sql-password-file", sql_password_file.is_some()),
+        ] {
             if given {
                 settings.fault(key, "means nothing without clickhouse.url");
             }
@@ -352,7 +403,20 @@ fn clickhouse(settings: &mut Settings) -> ClickHouse {
     let password = password_file
         .and_then(|path| secret_file(settings, "clickhouse.password-file", &path))
         .unwrap_or_default();
-    ClickHouse::External { url, user: user.unwrap_or_default(), password: Secret::new(password) }
+    if sql_user.is_none() && sql_password_file.is_some() {
+        settings.fault("clickhouse.sql-password-file", "means nothing without clickhouse.sql-user");
+    }
+    if sql_user.is_some() && sql_user == user {
+        settings.fault(
+            "clickhouse.sql-user",
+            "is clickhouse.user, which writes; SQL of users needs one that only reads",
+        );
+    }
+    let sql_password = sql_password_file
+        .and_then(|path| secret_file(settings, "clickhouse.sql-password-file", &path))
+        .unwrap_or_default();
+    let sql = sql_user.map(|user| (user, Secret::new(sql_password)));
+    ClickHouse::External { url, user: user.unwrap_or_default(), password: Secret::new(password), sql }
 }
 
 fn database(settings: &mut Settings) -> String {

@@ -10,6 +10,7 @@ pub mod ffi;
 pub mod http;
 pub mod library;
 pub mod pool;
+pub mod reader;
 pub mod supervise;
 
 pub use child::{ChildArgs, ChildError};

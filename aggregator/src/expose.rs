@@ -19,6 +19,7 @@ use crate::engine::Facts;
 use crate::enrol;
 use crate::ingest;
 use crate::notify::outbox::{Outcome, OutcomeKind};
+use crate::sql;
 use crate::store::{Store, Table};
 use crate::tls;
 use crate::view::View;
@@ -76,6 +77,8 @@ pub struct Sources {
     pub enrolment: Arc<enrol::Counters>,
     /// Certificates.
     pub certificates: tls::Gauges,
+    /// SQL of users.
+    pub sql: Arc<sql::Counters>,
     /// Embedded engine, if it is embedded.
     pub engine: Option<watch::Receiver<Facts>>,
 }
@@ -175,6 +178,7 @@ impl Collector for Sources {
         self.security(&mut writer)?;
         self.store(&mut writer)?;
         self.engine(&mut writer)?;
+        self.sql(&mut writer)?;
         self.model(&mut writer)
     }
 }
@@ -310,6 +314,12 @@ impl Sources {
         let facts = facts.borrow().clone();
         writer.gauge("engine_running", "Whether the embedded engine answers", facts.running.into())?;
         writer.counter("engine_restarts", "Times that it ended without being told to", facts.restarts)
+    }
+
+    fn sql(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+        let outcomes = self.sql.by_outcome().map(|(outcome, count)| ([("outcome", outcome)], count));
+        let values = outcomes.iter().map(|(label, count)| (label.as_slice(), *count));
+        writer.counters("sql_statements", "Statements of users, by what became of them", values)
     }
 
     fn model(&self, writer: &mut Writer<'_>) -> std::fmt::Result {

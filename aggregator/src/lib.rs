@@ -24,6 +24,7 @@ pub mod query;
 pub mod registry;
 pub mod rule;
 pub mod server;
+pub mod sql;
 pub mod state;
 pub mod store;
 pub mod tls;

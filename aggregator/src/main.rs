@@ -103,6 +103,11 @@ async fn run(config: Config, flags: ArgMatches, effective: Effective) -> anyhow:
     if !config.api.ip().is_loopback() && config.api_tls.is_none() {
         tracing::warn!(address = %config.api, "the API's token travels in clear; see listen.api-cert-file");
     }
+    if config.clickhouse_port.as_ref().is_some_and(|port| !port.address.ip().is_loopback())
+        && config.api_tls.is_none()
+    {
+        tracing::warn!("the password of listen.clickhouse travels in clear; see listen.api-cert-file");
+    }
     Aggregator::build(config).await?.run(end).await?;
     Ok(())
 }

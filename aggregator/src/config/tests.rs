@@ -124,7 +124,9 @@ fn an_external_server_takes_user_and_password_file() {
         &[],
     )
     .unwrap();
-    let ClickHouse::External { url, user, password } = config.clickhouse else { panic!("external") };
+    let ClickHouse::External { url, user, password, sql: None } = config.clickhouse else {
+        panic!("external")
+    };
     assert_eq!((url.as_str(), user.as_str(), password.reveal().as_str()), ("https://ch:8443", "u", "geheim"));
     assert!(faults(&["--clickhouse-url", "ch:8443"], &[]).contains("clickhouse.url: is not an http"));
 }
@@ -147,4 +149,36 @@ fn ingest_is_plain_on_loopback_and_wants_certificates_elsewhere() {
     assert!(faults.contains("no agent could have a certificate"), "{faults}");
     let faults = mode(&["--listen-ingest-cert-file", "/nowhere"]).unwrap_err().to_string();
     assert!(faults.contains("can't be read") && faults.contains("needs listen.ingest-key-file"), "{faults}");
+}
+
+#[test]
+fn sql_at_a_server_needs_a_user_of_its_own() {
+    let url = ["--clickhouse-url", "http://127.0.0.1:8123", "--clickhouse-user", "writer"];
+    let config = try_load(&[&url[..], &["--clickhouse-sql-user", "reader"]].concat(), &[]).unwrap();
+    let ClickHouse::External { sql: Some((user, _)), .. } = config.clickhouse else { panic!("external") };
+    assert_eq!(user, "reader");
+    let text = faults(&[&url[..], &["--clickhouse-sql-user", "writer"]].concat(), &[]);
+    assert!(text.contains("needs one that only reads"), "{text}");
+    let text = faults(&["--clickhouse-sql-user", "reader"], &[]);
+    assert!(text.contains("means nothing without clickhouse.url"), "{text}");
+}
+
+#[test]
+fn the_clickhouse_interface_is_off_and_needs_a_password() {
+    assert!(try_load(&[], &[]).unwrap().clickhouse_port.is_none());
+    let text = faults(&["--listen-clickhouse", "127.0.0.1:0"], &[]);
+    assert!(text.contains("needs listen.clickhouse-password-file"), "{text}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    std::fs::write(file.path(), "short\n").unwrap();
+    let text =
+        faults(&["--listen-clickhouse", "127.0.0.1:0", "--listen-clickhouse-password-file", path], &[]);
+    assert!(text.contains("at least 16 characters") && !text.contains("short"), "{text}");
+    std::fs::write(file.path(), "fedcba9876543210\n").unwrap();
+    let args = ["--listen-clickhouse", "127.0.0.1:0", "--listen-clickhouse-password-file", path];
+    let config = try_load(&args, &[]).unwrap();
+    assert_eq!(config.clickhouse_port.as_ref().unwrap().user, "viewer");
+    assert!(!format!("{config:?}").contains("fedcba"), "secrets are not shown");
+    let text = faults(&["--listen-clickhouse-password-file", path], &[]);
+    assert!(text.contains("means nothing without listen.clickhouse"), "{text}");
 }

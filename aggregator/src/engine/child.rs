@@ -15,11 +15,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::failstop;
 use super::ffi::{FfiError, Library};
-use super::http::{Endpoint, serve};
+use super::http::{Endpoint, Keys, serve};
 use super::pool::Pool;
+use super::reader::Readers;
 
 /// Environment variable that carries the key clients must show.
 pub const KEY_VARIABLE: &str = "ETCD_MONITOR_ENGINE_KEY";
+
+/// Environment variable that carries the key of those who may only read; without one there are none.
+pub const READER_KEY_VARIABLE: &str = "ETCD_MONITOR_ENGINE_READER_KEY";
 
 /// Environment variable that carries the process id of the parent; the child ends with it.
 pub const PARENT_VARIABLE: &str = "ETCD_MONITOR_ENGINE_PARENT";
@@ -75,13 +79,21 @@ pub enum ChildError {
 pub fn run(arguments: &ChildArgs) -> Result<(), ChildError> {
     end_with_parent()?;
     let key = env::var(KEY_VARIABLE).ok().filter(|key| !key.is_empty()).ok_or(ChildError::NoKey)?;
+    let reader = env::var(READER_KEY_VARIABLE).unwrap_or_default();
     let config = write_config(arguments)?;
     failstop::arm();
     let library = Library::load(&arguments.library)?;
     let connect = vec![format!("--config-file={}", config.display()), path_argument(&arguments.path)];
     let pool = Pool::open(library, connect)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run_endpoint(pool, key, arguments.port))?;
+    let readers = Readers::new(pool.clone(), arguments.memory_bytes);
+    let endpoint = Endpoint::new(pool.clone(), readers.clone(), Keys { owner: key, reader });
+    runtime.block_on(async {
+        run_endpoint(endpoint, arguments.port).await?;
+        readers.close().await;
+        pool.close().await;
+        Ok::<_, ChildError>(())
+    })?;
     // The store is closed. Threads of the engine may be left, and the destructors of an ordinary exit would race them.
     // SAFETY: `_exit` ends the process; nothing of ours is left to be written.
     unsafe { libc::_exit(0) }
@@ -91,7 +103,7 @@ fn path_argument(path: &Path) -> String {
     format!("--path={}", path.display())
 }
 
-async fn run_endpoint(pool: Arc<Pool>, key: String, port: u16) -> Result<(), ChildError> {
+async fn run_endpoint(endpoint: Endpoint, port: u16) -> Result<(), ChildError> {
     let listener = listen(port).await?;
     let port = listener.local_addr()?.port();
     let stop = CancellationToken::new();
@@ -108,8 +120,7 @@ async fn run_endpoint(pool: Arc<Pool>, key: String, port: u16) -> Result<(), Chi
         stopping.cancel();
     });
     announce(port)?;
-    serve(listener, Arc::new(Endpoint::new(pool.clone(), key)), stop).await;
-    pool.close().await;
+    serve(listener, Arc::new(endpoint), stop).await;
     Ok(())
 }
 
@@ -147,13 +158,24 @@ fn write_config(arguments: &ChildArgs) -> Result<PathBuf, ChildError> {
         result.map_err(|source| ChildError::Prepare { path: path.to_owned(), source })
     };
     prepare(&arguments.path, fs::create_dir_all(&arguments.path))?;
+    let users = arguments.path.join("etcd-monitor-users.xml");
+    prepare(&users, fs::write(&users, USERS))?;
     let file = arguments.path.join("etcd-monitor-engine.xml");
-    prepare(&file, fs::write(&file, config(arguments.memory_bytes)))?;
+    prepare(&file, fs::write(&file, config(arguments.memory_bytes, &users)))?;
     Ok(file)
 }
 
+/// The one user of the process. Nothing of ours reads data from outside the store, so nobody can: every source of it is
+/// revoked, for our own statements as well.
+const USERS: &str = "<clickhouse><profiles><default/></profiles><quotas><default/></quotas><users><default>\
+    <password/><networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota><grants>\
+    <query>GRANT ALL ON *.*</query>\
+    <query>REVOKE FILE, URL, REMOTE, S3, MYSQL, POSTGRES, SQLITE, ODBC, JDBC, HDFS, MONGO, REDIS, AZURE, HIVE, KAFKA, \
+    NATS, RABBITMQ, YTSAURUS, ARROW FLIGHT ON *.*</query>\
+    </grants></default></users></clickhouse>\n";
+
 /// Caches are sized for a small neighbour of etcd, not for a database host.
-fn config(memory_bytes: u64) -> String {
+fn config(memory_bytes: u64, users: &Path) -> String {
     let mut xml = String::from("<clickhouse>\n");
     for (name, value) in [
         ("max_server_memory_usage", memory_bytes),
@@ -171,8 +193,14 @@ fn config(memory_bytes: u64) -> String {
         "  <storage_configuration><disks><default><keep_free_space_bytes>{KEPT_FREE_BYTES}</keep_free_space_bytes></default>\
          </disks></storage_configuration>"
     );
+    // Writing to a String cannot fail.
+    let _ = writeln!(xml, "  <users_config>{}</users_config>", escaped(&users.display().to_string()));
     xml.push_str("</clickhouse>\n");
     xml
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// Parses the arguments that follow the subcommand `engine`.

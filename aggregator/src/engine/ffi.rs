@@ -79,6 +79,32 @@ struct Symbols {
     stream_done: unsafe extern "C" fn(RawInsert) -> RawResult,
     stream_cancel_insert: unsafe extern "C" fn(RawInsert),
     destroy_insert_stream: unsafe extern "C" fn(RawInsert),
+    classify_query_n: unsafe extern "C" fn(
+        RawConnection,
+        *const c_char,
+        usize,
+        *const c_char,
+        usize,
+        *mut RawAnalysis,
+    ) -> c_int,
+}
+
+/// `chdb_query_analysis_v1`; the library fills no more than `size` bytes.
+#[repr(C)]
+struct RawAnalysis {
+    size: u32,
+    statements: u32,
+    _flags: u32,
+    class: u32,
+}
+
+/// What the engine's parser says of a text, without running it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Analysis {
+    /// Statements in it; 0 when it does not parse.
+    pub statements: u32,
+    /// 0 = changes nothing anywhere. Anything else writes, or changes the session or the process, or does not parse.
+    pub class: u32,
 }
 
 /// The loaded library. Never unloaded: the engine's threads outlive every connection.
@@ -120,6 +146,7 @@ impl Library {
             stream_done: symbol!("chdb_stream_done"),
             stream_cancel_insert: symbol!("chdb_stream_cancel_insert"),
             destroy_insert_stream: symbol!("chdb_destroy_insert_stream"),
+            classify_query_n: symbol!("chdb_classify_query_n"),
         };
         std::mem::forget(library);
         // SAFETY: takes an int and may be called at any time before the first connection.
@@ -212,6 +239,32 @@ impl Connection {
             )
         };
         Answer::take(&self.library, handle)
+    }
+
+    /// What kind of statements `sql` holds. Nothing is run; text that does not parse is an answer, not an error.
+    ///
+    /// # Errors
+    /// When the engine could not be asked.
+    pub fn classify(&mut self, sql: &str) -> Result<Analysis, FfiError> {
+        let size = u32::try_from(size_of::<RawAnalysis>()).expect("16 bytes");
+        let mut raw = RawAnalysis { size, statements: 0, _flags: 0, class: u32::MAX };
+        // SAFETY: the text comes with its length, no target database is named, and `raw` lives until the call returns
+        // and says how large it is.
+        let state = unsafe {
+            (self.library.symbols.classify_query_n)(
+                self.raw(),
+                sql.as_ptr().cast(),
+                sql.len(),
+                std::ptr::null(),
+                0,
+                &raw mut raw,
+            )
+        };
+        if state == 0 {
+            Ok(Analysis { statements: raw.statements, class: raw.class })
+        } else {
+            Err(FfiError::Engine("statement could not be classified".to_owned()))
+        }
     }
 
     /// Begins an insert. `sql` is the statement without its FORMAT clause.

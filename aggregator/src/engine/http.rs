@@ -14,6 +14,8 @@
 //! be given a query id, so a statement's SQL is prefixed with a comment `/* query_id:<id> */`, which
 //! `system.processes.query` then begins with.
 //!
+//! There are two keys. The reader's leads to [`super::reader`] alone, whatever the request holds.
+//!
 //! Whatever a client does costs at most its own request: headers, SQL, frames and idle time are bounded, and an insert
 //! whose body does not end well is cancelled.
 
@@ -23,8 +25,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use futures::stream;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -35,10 +39,15 @@ use tokio_util::task::TaskTracker;
 
 pub use self::abandon::ABANDON_HEADER;
 use self::abandon::Inserts;
-use self::error::{HttpError, respond_error};
-use self::request::{Parameters, Plan};
+pub use self::error::HttpError;
+use self::error::respond_error;
+pub use self::frames::frame;
+use self::request::Plan;
+pub use self::request::{Parameters, identifier};
 use super::ffi::{Answer, Connection, FfiError};
 use super::pool::{Keep, Pool, PoolError};
+use super::reader::Readers;
+use super::reader::flow::Begun;
 
 mod abandon;
 mod error;
@@ -61,17 +70,36 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long statements in flight may take once a stop was asked for.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The endpoint's state: the engine and the key its clients must show.
+/// The body of a response; a failure after it began breaks it off.
+type Body = UnsyncBoxBody<Bytes, HttpError>;
+
+/// The endpoint's state: the engine and the keys its clients must show.
 pub struct Endpoint {
     pool: Arc<Pool>,
-    key: String,
+    readers: Readers,
+    keys: Keys,
     inserts: Arc<Inserts>,
 }
 
+/// What clients show.
+pub struct Keys {
+    /// May do everything.
+    pub owner: String,
+    /// May read, within the bounds of [`super::reader`].
+    pub reader: String,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Client {
+    Owner,
+    Reader,
+}
+
 impl Endpoint {
-    /// An endpoint for the engine behind `pool`, whose clients must show `key`.
-    pub fn new(pool: Arc<Pool>, key: String) -> Self {
-        Self { pool, key, inserts: Arc::default() }
+    /// An endpoint for the engine behind `pool` and `readers`.
+    pub fn new(pool: Arc<Pool>, readers: Readers, keys: Keys) -> Self {
+        Self { pool, readers, keys, inserts: Arc::default() }
     }
 }
 
@@ -123,20 +151,18 @@ async fn converse(
     let _ = connection.await;
 }
 
-async fn answer(endpoint: &Arc<Endpoint>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(endpoint: &Arc<Endpoint>, request: Request<Incoming>) -> Response<Body> {
     if request.method() == Method::GET && request.uri().path() == "/ping" {
-        return Response::new(Full::new(Bytes::from_static(b"Ok.\n")));
+        return Response::new(Full::new(Bytes::from_static(b"Ok.\n"))).map(whole);
     }
-    match run(endpoint, request).await {
-        Ok(response) => response,
-        Err(error) => respond_error(&error),
-    }
+    run(endpoint, request).await.unwrap_or_else(|error| respond_error(&error).map(whole))
 }
 
-async fn run(
-    endpoint: &Arc<Endpoint>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, HttpError> {
+fn whole(body: Full<Bytes>) -> Body {
+    body.map_err(|never| match never {}).boxed_unsync()
+}
+
+async fn run(endpoint: &Arc<Endpoint>, request: Request<Incoming>) -> Result<Response<Body>, HttpError> {
     let (head, body) = request.into_parts();
     if head.uri.path() != "/" {
         return Err(HttpError::NotFound);
@@ -146,7 +172,10 @@ async fn run(
         return Err(HttpError::TooLarge);
     }
     let mut parameters = Parameters::from_query(head.uri.query().unwrap_or_default())?;
-    authenticate(endpoint, &head.headers, &parameters)?;
+    let client = authenticate(endpoint, &head.headers, &parameters)?;
+    if client == Client::Reader {
+        return read(endpoint, &head.headers, parameters, body).await;
+    }
     if let Some(query_id) = head.headers.get(ABANDON_HEADER).and_then(|value| value.to_str().ok()) {
         let (endpoint, query_id) = (endpoint.clone(), query_id.to_owned());
         // On a thread of its own: it waits for statements that are about to begin.
@@ -154,15 +183,36 @@ async fn run(
         added.map_err(|error| HttpError::Pool(PoolError::Thread(error)))?;
     }
     if let Some(plan) = Plan::insert(&parameters) {
-        return insert::run(endpoint, parameters, plan, body).await;
+        return insert::run(endpoint, parameters, plan, body).await.map(|response| response.map(whole));
     }
-    let body = read_statement(body).await?;
-    let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    parameters.add_body(content_type, body)?;
+    parameters.add_body(content_type(&head.headers), read_statement(body).await?)?;
     if head.method == Method::GET {
         parameters.settings.push(("readonly".to_owned(), "1".to_owned()));
     }
-    query(endpoint, parameters).await
+    query(endpoint, parameters).await.map(|response| response.map(whole))
+}
+
+fn content_type(headers: &HeaderMap) -> Option<&str> {
+    headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok())
+}
+
+async fn read(
+    endpoint: &Endpoint,
+    headers: &HeaderMap,
+    mut parameters: Parameters,
+    body: Incoming,
+) -> Result<Response<Body>, HttpError> {
+    parameters.add_body(content_type(headers), read_statement(body).await?)?;
+    let query_id = parameters.query_id.clone();
+    let (head, rest) = match endpoint.readers.run(parameters).await?.begin().await? {
+        Begun::Whole { bytes, rows_read } => return Ok(respond(bytes, query_id, rows_read, 0).map(whole)),
+        Begun::Long { head, rest } => (head, rest),
+    };
+    let rest = stream::try_unfold(rest, |mut rest| async move {
+        Ok::<_, HttpError>(rest.next().await?.map(|bytes| (Frame::data(bytes), rest)))
+    });
+    let all = stream::StreamExt::chain(stream::once(async move { Ok(Frame::data(head)) }), rest);
+    Ok(Response::new(StreamBody::new(all).boxed_unsync()))
 }
 
 async fn query(endpoint: &Endpoint, parameters: Parameters) -> Result<Response<Full<Bytes>>, HttpError> {
@@ -180,7 +230,11 @@ async fn query(endpoint: &Endpoint, parameters: Parameters) -> Result<Response<F
     Ok(respond(bytes, query_id, rows_read, rows_written))
 }
 
-fn authenticate(endpoint: &Endpoint, headers: &HeaderMap, parameters: &Parameters) -> Result<(), HttpError> {
+fn authenticate(
+    endpoint: &Endpoint,
+    headers: &HeaderMap,
+    parameters: &Parameters,
+) -> Result<Client, HttpError> {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let shown = headers
         .get("x-clickhouse-key")
@@ -188,7 +242,9 @@ fn authenticate(endpoint: &Endpoint, headers: &HeaderMap, parameters: &Parameter
         .or_else(|| bearer?.strip_prefix("Bearer ").map(str::as_bytes))
         .or_else(|| parameters.password.as_deref().map(str::as_bytes))
         .unwrap_or_default();
-    if same(shown, endpoint.key.as_bytes()) { Ok(()) } else { Err(HttpError::Key) }
+    let keys = [(&endpoint.keys.owner, Client::Owner), (&endpoint.keys.reader, Client::Reader)];
+    let found = keys.into_iter().find(|(key, _)| !key.is_empty() && same(shown, key.as_bytes()));
+    found.map(|(_, client)| client).ok_or(HttpError::Key)
 }
 
 /// Compares in a time that does not tell how much of a secret was right.

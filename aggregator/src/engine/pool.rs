@@ -85,6 +85,17 @@ impl Pool {
         thread.await.map_err(PoolError::Thread)?
     }
 
+    /// A connection that is not one of the pool's, closed when it is dropped. May block.
+    ///
+    /// # Errors
+    /// When the engine refuses, or is shutting down.
+    pub fn apart(&self) -> Result<Connection, PoolError> {
+        if self.permits.is_closed() {
+            return Err(PoolError::Closed);
+        }
+        self.library.connect(&self.arguments).map_err(PoolError::Open)
+    }
+
     fn take(&self) -> Result<Connection, PoolError> {
         if let Some(connection) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             return Ok(connection);

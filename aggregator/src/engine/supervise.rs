@@ -19,7 +19,7 @@ use etcdmon_service::logging::ErrorChain;
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
-use super::child::{KEY_VARIABLE, PARENT_VARIABLE};
+use super::child::{KEY_VARIABLE, PARENT_VARIABLE, READER_KEY_VARIABLE};
 use super::library::locate;
 use crate::store::Endpoint;
 
@@ -163,7 +163,7 @@ impl Keeper {
                 return false;
             }
         };
-        let Started { mut child, stdout, stderr, key } = started;
+        let Started { mut child, stdout, stderr, key, reader_key } = started;
         self.facts.send_modify(|facts| facts.pid = Some(child.id()));
         let Some(port) = self.await_port(&mut child, &stdout) else {
             return self.end(&mut child, &stderr, "did not start");
@@ -172,7 +172,7 @@ impl Keeper {
         self.generation += 1;
         let url = format!("http://127.0.0.1:{port}");
         info!(pid = child.id(), %url, generation = self.generation, "engine started");
-        self.endpoint.send_replace(Some(Endpoint { url, key, generation: self.generation }));
+        self.endpoint.send_replace(Some(Endpoint { url, key, reader_key, generation: self.generation }));
         self.facts.send_modify(|facts| facts.running = true);
         loop {
             match child.try_wait() {
@@ -191,7 +191,8 @@ impl Keeper {
 
     fn spawn(&self) -> Result<Started, String> {
         let library = locate(self.options.library.as_deref()).map_err(|missing| missing.to_string())?;
-        let key = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+        let [key, reader_key] =
+            [(); 2].map(|()| format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()));
         let mut command = Command::new(&self.options.program);
         command
             .arg("engine")
@@ -204,6 +205,7 @@ impl Keeper {
             .arg("--port")
             .arg(self.port.to_string())
             .env(KEY_VARIABLE, &key)
+            .env(READER_KEY_VARIABLE, &reader_key)
             .env(PARENT_VARIABLE, std::process::id().to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -213,7 +215,7 @@ impl Keeper {
             .map_err(|error| format!("start {}: {}", self.options.program.display(), ErrorChain(&error)))?;
         let stdout = read_lines(child.stdout.take().expect("stdout is piped"));
         let stderr = Stderr::capture(child.stderr.take().expect("stderr is piped"));
-        Ok(Started { child, stdout, stderr, key })
+        Ok(Started { child, stdout, stderr, key, reader_key })
     }
 
     /// The port that the child announces; `None` when it ends, takes too long, or the keeper is to stop.
@@ -284,6 +286,7 @@ struct Started {
     stdout: Receiver<String>,
     stderr: Stderr,
     key: String,
+    reader_key: String,
 }
 
 /// SIGTERM, then time to close the store, then SIGKILL. An end that was not in order is an error.

@@ -23,6 +23,8 @@ pub struct Endpoint {
     pub url: String,
     /// What its clients must show.
     pub key: String,
+    /// What those must show who may only read.
+    pub reader_key: String,
     /// Rises with every start of the child: work that an earlier generation began is over.
     pub generation: u64,
 }

@@ -33,6 +33,26 @@ pub enum HttpError {
     /// A part of the request that does not parse.
     #[error("Code: 36. DB::Exception: {0}")]
     Malformed(&'static str),
+    /// A reader's statement that is not one that only reads.
+    #[error(
+        "Code: 164. DB::Exception: Only statements that read are answered here: SELECT, without INTO OUTFILE. (READONLY)"
+    )]
+    OnlyReads,
+    /// Several statements in a reader's request.
+    #[error("Code: 62. DB::Exception: One statement at a time is answered here. (SYNTAX_ERROR)")]
+    OneStatement,
+    /// A reader's statement took too long.
+    #[error("Code: 159. DB::Exception: Timeout exceeded: the statement was ended. (TIMEOUT_EXCEEDED)")]
+    Late,
+    /// What a reader's statement answers is too large.
+    #[error("Code: 396. DB::Exception: The answer is larger than {0} bytes. (TOO_MANY_ROWS_OR_BYTES)")]
+    AnswerTooLarge(usize),
+    /// No pipe for a reader's answer.
+    #[error("Code: 74. DB::Exception: Cannot make a pipe: {0}")]
+    Pipe(std::io::Error),
+    /// A setting that a reader may not change.
+    #[error("Code: 164. DB::Exception: Cannot modify '{0}' setting in readonly mode. (READONLY)")]
+    Fixed(String),
     /// A frame of a compressed body is damaged.
     #[error("Code: 271. DB::Exception: {0}")]
     Frame(#[from] FrameError),
@@ -51,11 +71,17 @@ impl HttpError {
             Self::Key => StatusCode::FORBIDDEN,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
-            Self::Truncated | Self::Abandoned | Self::Malformed(_) | Self::Frame(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Truncated
+            | Self::Abandoned
+            | Self::Malformed(_)
+            | Self::OnlyReads
+            | Self::OneStatement
+            | Self::Fixed(_)
+            | Self::Frame(_) => StatusCode::BAD_REQUEST,
             Self::Pool(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Engine(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Late | Self::AnswerTooLarge(_) | Self::Pipe(_) | Self::Engine(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 }

@@ -33,6 +33,21 @@ pub enum FrameError {
     CutOff,
 }
 
+/// `data` as a frame.
+pub fn frame(data: &[u8]) -> Bytes {
+    let packed = lz4_flex::block::compress(data);
+    let mut frame = vec![0; CHECKSUM_BYTES];
+    frame.push(LZ4);
+    for size in [packed.len() + HEADER_BYTES, data.len()] {
+        // Pieces of answers are far below 4 GiB.
+        frame.extend(u32::try_from(size).unwrap_or(u32::MAX).to_le_bytes());
+    }
+    frame.extend(&packed);
+    let checksum = cityhash_rs::cityhash_102_128(&frame[CHECKSUM_BYTES..]).rotate_right(64);
+    frame[..CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    frame.into()
+}
+
 /// Collects bytes and gives the raw data of whole frames.
 #[derive(Default)]
 pub struct Frames {
@@ -92,17 +107,6 @@ mod tests {
 
     use super::*;
 
-    fn frame(data: &[u8]) -> Vec<u8> {
-        let packed = lz4_flex::block::compress(data);
-        let mut rest = vec![LZ4];
-        rest.extend(u32::try_from(packed.len() + HEADER_BYTES).unwrap().to_le_bytes());
-        rest.extend(u32::try_from(data.len()).unwrap().to_le_bytes());
-        rest.extend(&packed);
-        let mut frame = cityhash_rs::cityhash_102_128(&rest).rotate_right(64).to_le_bytes().to_vec();
-        frame.extend(rest);
-        frame
-    }
-
     fn read(bytes: &[u8], cut: usize) -> Result<Vec<u8>, FrameError> {
         let (mut frames, mut read) = (Frames::default(), Vec::new());
         for chunk in bytes.chunks(cut) {
@@ -119,7 +123,7 @@ mod tests {
     fn a_flipped_bit_is_found() {
         let good = frame(&[7; 5_000]);
         for position in 0..good.len() {
-            let mut bad = good.clone();
+            let mut bad = good.to_vec();
             bad[position] ^= 0x10;
             assert!(read(&bad, 1_000).is_err(), "bit in byte {position}");
         }
@@ -134,7 +138,7 @@ mod tests {
     proptest! {
         #[test]
         fn frames_cut_anywhere_read_back(data in prop::collection::vec(any::<u8>(), 0..3_000), cut in 1usize..400) {
-            let mut body = frame(&data);
+            let mut body = frame(&data).to_vec();
             body.extend(frame(&data));
             let expected: Vec<u8> = data.iter().chain(&data).copied().collect();
             prop_assert_eq!(read(&body, cut).unwrap(), expected);

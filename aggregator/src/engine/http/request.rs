@@ -18,8 +18,14 @@ pub struct Parameters {
     pub default_format: Option<String>,
     /// The client's name for the statement.
     pub query_id: Option<String>,
+    /// User as a URL parameter.
+    pub user: Option<String>,
     /// Key as a URL parameter.
     pub password: Option<String>,
+    /// The answer is wanted in compressed frames.
+    pub compress: bool,
+    /// Revision of the protocol that the client reads answers in the Native format by.
+    pub revision: u64,
     /// The body is in compressed frames.
     pub decompress: bool,
     /// Values for placeholders: (name, escaped text).
@@ -47,10 +53,13 @@ impl Parameters {
             "database" => self.database = Some(value).filter(|name| !name.is_empty()),
             "default_format" => self.default_format = Some(value),
             "query_id" => self.query_id = Some(value).filter(|id| is_query_id(id)),
+            "user" => self.user = Some(value),
             "password" => self.password = Some(value),
+            "compress" => self.compress = value == "1",
+            "client_protocol_version" => self.revision = value.parse().unwrap_or(0),
             "decompress" => self.decompress = value == "1",
-            // One user, no sessions, and answers are never compressed: accepted because clients send them.
-            "user" | "session_id" | "session_timeout" | "role" | "compress" | "client_protocol_version" => {}
+            // No sessions and no roles, and answers are held back as it is: accepted because clients send them.
+            "session_id" | "session_timeout" | "role" | "wait_end_of_query" | "buffer_size" => {}
             _ => match name.strip_prefix("param_") {
                 Some(name) => self.bound.push((name.to_owned(), value)),
                 None if is_setting(name) => self.settings.push((name.to_owned(), value)),
