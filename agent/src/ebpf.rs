@@ -53,7 +53,7 @@ mod tracepoint;
 mod typed;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -81,6 +81,7 @@ pub use self::{
     programs::ProgramRuns,
     record::{Records, SyncRecord},
     signals::Signal,
+    targets::Begun,
     typed::Untyped,
 };
 use self::{
@@ -260,6 +261,7 @@ impl Probes {
             HashMap::try_from(map(ebpf, "TARGETS")?).map_err(|source| map_error("TARGETS", source))?;
         let syncs = HashMap::try_from(map(ebpf, "SYNCS")?).map_err(|source| map_error("SYNCS", source))?;
         let sync_places = SyncPlaces::new(map(ebpf, "SYNC_PLACES")?, "SYNC_PLACES")?;
+        let calls = HashMap::try_from(map(ebpf, "CALLS")?).map_err(|source| map_error("CALLS", source))?;
         let ring = RingBuf::try_from(map(ebpf, "RECORDS")?).map_err(|source| map_error("RECORDS", source))?;
         let devices = Devices::new(ebpf)?;
         let signals = Signals::new(ebpf)?;
@@ -270,7 +272,7 @@ impl Probes {
             tracing::info!(programs = ?of.programs, reason = of.reason, "programs read by helpers, which costs more");
         }
         start::give_back_memory();
-        let targets = Targets::new(target_map, syncs, sync_places, stats);
+        let targets = Targets::new(target_map, syncs, sync_places, calls, stats);
         Ok(Self {
             config: config.clone(),
             offsets,
@@ -494,6 +496,9 @@ impl Probes {
         }
         let sees_calls = programs.is_attached(Set::WriteSlot) || programs.is_attached(Set::WriteCalls);
         let mut state = lock(&self.state);
+        if !needs.filesystem && !needs.syscall {
+            state.signals_off = None;
+        }
         if state.slot_open.is_some() && !sees_calls {
             // The slot lived on hooks that have just gone with the process.
             state.end_slot();
@@ -509,6 +514,18 @@ impl Probes {
     /// Syncs of a process that returned an error, as [`Self::snapshot`] has them by class. Costs next to nothing.
     pub fn sync_errors(&self, pid: u32) -> Option<u64> {
         lock(&self.state).targets.sync_errors(pid)
+    }
+
+    /// Syncs and write calls that have begun and not ended.
+    pub fn begun(&self) -> Begun {
+        lock(&self.state).targets.begun()
+    }
+
+    /// Forgets what threads had begun that are gone; call it now and then. The end of a call may have been missed, and then
+    /// nothing else would take its begin away.
+    pub fn sweep(&self) {
+        let is_alive = |thread: u32| Path::new(&format!("/proc/{thread}")).exists();
+        lock(&self.state).targets.sweep_dead(monotonic_ns(), is_alive);
     }
 
     /// Changes which syncs have a record, of one process or of all; a process added later has the configured values.

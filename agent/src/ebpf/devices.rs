@@ -136,8 +136,8 @@ impl Devices {
         let any_gone = tables.settle(&wanted).map_err(|source| map_error("DEVICES", source))?;
         if any_gone {
             let is_over = |device| !wanted.contains(&device);
-            self.requests_under_way.give_back(|words| is_over(evidence::request(words).device));
-            self.commits_under_way.give_back(|words| is_over(evidence::commit(words).device));
+            self.requests_under_way.give_back(|_, words| is_over(evidence::request(words).device));
+            self.commits_under_way.give_back(|_, words| is_over(evidence::commit(words).device));
         }
         Ok(())
     }

@@ -36,11 +36,11 @@ impl<const N: usize> Places<N> {
         })
     }
 
-    /// Gives back every place whose value is one that will not be seen to end. A program that ends it meanwhile is first.
-    pub fn give_back(&self, is_over: impl Fn([u64; N]) -> bool) {
+    /// Gives back every place whose key and value are of what will not be seen to end. A program that ends it meanwhile is first.
+    pub fn give_back(&self, is_over: impl Fn(u64, [u64; N]) -> bool) {
         for place in 0..PLACES {
             if let Some(key) = self.key(place)
-                && is_over(self.value(place))
+                && is_over(key, self.value(place))
             {
                 self.0.exchange(place * Self::STRIDE, key, FREE);
             }

@@ -30,6 +30,24 @@ pub(super) type SyncStart = [u64; SYNC_START_WORDS];
 /// Syncs under way.
 pub(super) type SyncPlaces = Places<SYNC_START_WORDS>;
 
+/// The begin of a write call as words: when, the file, slot and generation.
+pub(super) type CallStart = [u64; 3];
+
+/// A begin this old may be of a thread that is gone; a live one is at most so long in a call that does not hang.
+const OLD_NS: u64 = 60_000_000_000;
+
+/// Most entries that are looked at in one go, as a map that changes meanwhile may not end: far more than there is room for.
+const STEPS: usize = 16_384;
+
+/// What has begun and not ended, in the maps of the programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Begun {
+    /// Syncs.
+    pub syncs: usize,
+    /// Write calls.
+    pub calls: usize,
+}
+
 /// A watched process.
 #[derive(Debug)]
 struct Watched {
@@ -47,6 +65,7 @@ pub(super) struct Targets {
     map: HashMap<MapData, u32, TargetValue>,
     syncs: HashMap<MapData, u32, SyncStart>,
     sync_places: SyncPlaces,
+    calls: HashMap<MapData, u32, CallStart>,
     stats: Mapped,
     slots: [Option<Watched>; SLOTS],
     /// Where the search for a free slot begins, so that a slot rests as long as possible before it is used again.
@@ -59,9 +78,11 @@ impl Targets {
         map: HashMap<MapData, u32, TargetValue>,
         syncs: HashMap<MapData, u32, SyncStart>,
         sync_places: SyncPlaces,
+        calls: HashMap<MapData, u32, CallStart>,
         stats: Mapped,
     ) -> Self {
-        Self { map, syncs, sync_places, stats, slots: [const { None }; SLOTS], next: 0, generation: 0 }
+        let slots = [const { None }; SLOTS];
+        Self { map, syncs, sync_places, calls, stats, slots, next: 0, generation: 0 }
     }
 
     fn words(&self, slot: usize) -> Vec<u64> {
@@ -85,6 +106,7 @@ impl Targets {
         slow: Duration,
         sample_every: u32,
     ) -> Result<(), MapError> {
+        self.sweep();
         let generation = self.next_generation();
         let flags = if hook == Hook::Filesystem { FILESYSTEM } else { SYSCALL | CALLS };
         let slow_ns = nanoseconds(slow);
@@ -110,20 +132,38 @@ impl Targets {
         let _ = self.map.remove(&pid);
         let last = self.counters(pid);
         self.slots[slot] = None;
-        self.sweep(slot);
+        self.sweep();
         last
     }
 
-    /// Forgets syncs of a slot that have begun and will not be seen to end.
-    fn sweep(&mut self, slot: usize) {
-        let is_of_slot = |start: SyncStart| start.last() == Some(&(slot as u64));
-        self.sync_places.give_back(is_of_slot);
-        let threads: Vec<u32> = self.syncs.keys().filter_map(Result::ok).collect();
-        for thread in threads {
-            if self.syncs.get(&thread, 0).is_ok_and(is_of_slot) {
-                let _ = self.syncs.remove(&thread);
-            }
-        }
+    /// Forgets what has begun and will not be seen to end: of a process that is no longer watched, which may have been killed in
+    /// the middle of it, or in a write slot that is over. What a program that was running puts there meanwhile goes with the
+    /// next sweep.
+    fn sweep(&mut self) {
+        let slots = &self.slots;
+        let watched = |slot: u64| slots.get(slot as usize).and_then(Option::as_ref);
+        // Its last word is the slot.
+        let is_over = |start: &SyncStart| start.last().is_some_and(|slot| watched(*slot).is_none());
+        self.sync_places.give_back(|_, start| is_over(&start));
+        forget(&mut self.syncs, |_, start| is_over(start));
+        forget(&mut self.calls, |_, start| {
+            let (slot, generation) = (start[2] & 0xffff_ffff, start[2] >> 32);
+            watched(slot).is_none_or(|watched| u64::from(watched.target.generation) != generation)
+        });
+    }
+
+    /// Forgets what threads had begun that are gone, as far as the programs did not see its end.
+    pub fn sweep_dead(&mut self, now_ns: u64, is_alive: impl Fn(u32) -> bool) {
+        let is_dead = |thread, began_ns| now_ns.saturating_sub(began_ns) > OLD_NS && !is_alive(thread);
+        self.sync_places.give_back(|thread, start| is_dead(thread as u32, start[0]));
+        forget(&mut self.syncs, |thread, start| is_dead(thread, start[0]));
+        forget(&mut self.calls, |thread, start| is_dead(thread, start[0]));
+    }
+
+    pub fn begun(&self) -> Begun {
+        let calls = self.calls.keys().take(STEPS).filter_map(Result::ok).count();
+        let without_place = self.syncs.keys().take(STEPS).filter_map(Result::ok).count();
+        Begun { syncs: self.sync_places.values().count() + without_place, calls }
     }
 
     pub fn counters(&self, pid: u32) -> Option<TargetCounters> {
@@ -174,6 +214,9 @@ impl Targets {
                 watched.observed_since = Some(Instant::now());
             }
         }
+        if !on {
+            self.sweep();
+        }
         Ok(())
     }
 
@@ -192,6 +235,19 @@ impl Targets {
             self.map.insert(watched.pid, TargetValue(watched.target), 0)?;
         }
         Ok(())
+    }
+}
+
+/// Removes the entries of threads that `is_over` says are.
+fn forget<const N: usize>(map: &mut HashMap<MapData, u32, [u64; N]>, is_over: impl Fn(u32, &[u64; N]) -> bool)
+where
+    [u64; N]: aya::Pod,
+{
+    let found = map.iter().take(STEPS).filter_map(Result::ok);
+    let over: Vec<u32> =
+        found.filter(|(thread, start)| is_over(*thread, start)).map(|(thread, _)| thread).collect();
+    for thread in over {
+        let _ended_meanwhile = map.remove(&thread);
     }
 }
 

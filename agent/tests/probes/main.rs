@@ -2,6 +2,7 @@
 //!
 //! Needs root, the kernel programs (`cargo xtask ebpf`), mkfs.ext4 and mkfs.xfs; prints why it skips otherwise.
 
+mod begun;
 mod device;
 mod disk;
 mod etcd;

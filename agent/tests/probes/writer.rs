@@ -65,10 +65,25 @@ impl Writer {
 
     /// Has an order carried out and waits for its end. Returns which sync failed, counted from 1; 0 if none did.
     pub fn carry_out(&mut self, order: Order) -> u64 {
+        self.begin(order);
+        self.finish()
+    }
+
+    /// Gives an order and does not wait for its end.
+    pub fn begin(&mut self, order: Order) {
         let Order { how, file, times, bytes } = order;
         let input = self.input.as_mut().expect("open until dropped");
         writeln!(input, "{how} {file} {times} {bytes}").expect("the writer reads");
+    }
+
+    /// Waits for the end of the order that was given, and says what [`Self::carry_out`] does.
+    pub fn finish(&mut self) -> u64 {
         self.wait_for("done").parse().expect("a number")
+    }
+
+    /// Has it end now, or as soon as the kernel lets it.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("not waited for yet");
     }
 }
 
