@@ -49,6 +49,17 @@ pub enum StatusError {
         /// The answer.
         status: Box<tonic::Status>,
     },
+    /// The member has authentication on, and does not answer this to whoever asks without a name or with the wrong one.
+    #[error(
+        "{method}: etcd has authentication on and refuses ({message}): it answers a client certificate whose common name is a \
+         user with the role root"
+    )]
+    NotPermitted {
+        /// The call.
+        method: &'static str,
+        /// In etcd's words.
+        message: String,
+    },
     /// No answer in time.
     #[error(
         "{method} did not answer within {} ms{}", .after.as_millis(),
@@ -142,6 +153,16 @@ struct EtcdMember {
     is_learner: bool,
 }
 
+/// Without a user etcd calls the argument invalid (`api/v3rpc/rpctypes/error.go`, `ErrGRPCUserEmpty`).
+fn refused(method: &'static str, status: tonic::Status) -> StatusError {
+    let nameless =
+        status.code() == tonic::Code::InvalidArgument && status.message().contains("user name is empty");
+    if nameless || matches!(status.code(), tonic::Code::PermissionDenied | tonic::Code::Unauthenticated) {
+        return StatusError::NotPermitted { method, message: status.message().to_owned() };
+    }
+    StatusError::Call { method, status: Box::new(status) }
+}
+
 /// Asks one member.
 #[derive(Debug)]
 pub struct StatusClient {
@@ -224,7 +245,7 @@ impl StatusClient {
         let answer = client
             .unary(tonic::Request::new(Empty {}), PathAndQuery::from_static(path), codec)
             .await
-            .map_err(|status| StatusError::Call { method, status: Box::new(status) })?;
+            .map_err(|status| refused(method, status))?;
         self.channel = Some(channel);
         Ok(answer.into_inner())
     }

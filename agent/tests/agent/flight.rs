@@ -62,12 +62,20 @@ fn a_dump_on_request_completes_the_last_minute_to_etcds_own_count() {
     assert!(sampled < counted / 4, "{sampled} of {counted}");
     agent.signal(libc::SIGUSR1);
     let dump = wait_for_dump(&server.aggregator, "asked");
+    let dropped = || server.aggregator.account(LedgerKind::Dropped, "sync_row");
     let rows = rows(&server.aggregator);
+    // On a machine that is too busy to carry them, rows are dropped, and accounted for with the next second: then this test says
+    // nothing about the recorder.
+    if rows.values().sum::<u64>() < counted {
+        wait_for("rows that are missing are accounted for as dropped", LIMIT, || {
+            (dropped() > 0).then_some(())
+        });
+        panic!("{} rows were dropped, as this machine is too busy: {rows:?} of {counted}", dropped());
+    }
     assert_eq!(rows.values().sum::<u64>(), counted, "{rows:?}");
     assert!(rows["flight"] > counted / 2 && rows["sample"] >= sampled, "{rows:?}");
     assert!(dump["rows"].as_u64().unwrap() >= rows["flight"], "{dump}");
-    let dropped = server.aggregator.account(LedgerKind::Dropped, "sync_row");
-    assert_eq!(dropped, 0);
+    assert_eq!(dropped(), 0);
     assert!(agent.stop().success());
 }
 
