@@ -50,6 +50,8 @@ pub struct ProcessId {
 pub struct EtcdProcess {
     /// Its identity.
     pub id: ProcessId,
+    /// Another one each time it executes a program: it may have become another etcd.
+    pub image: u64,
     /// `--name`.
     pub name: String,
     /// Data directory as etcd sees it, absolute.
@@ -80,6 +82,8 @@ pub struct EtcdProcess {
     pub shares_network: bool,
     /// What could not be read, in words.
     pub notes: Vec<String>,
+    /// Among it what this process has no right to: environment, working directory.
+    pub is_hidden: bool,
 }
 
 /// What a scan found to have changed.
@@ -95,9 +99,10 @@ pub enum Change {
 enum Verdict {
     Kernel,
     Other,
-    /// etcd outside the data directories that this agent is told to watch.
-    Foreign(u64),
-    Etcd(ProcessId),
+    /// Called etcd and not to be watched, since it started then and for as long as it runs this image.
+    Foreign(u64, u64),
+    /// And the image that it runs.
+    Etcd(ProcessId, u64),
 }
 
 /// Follows the etcd processes below one `/proc`.
@@ -153,16 +158,21 @@ impl Discovery {
         self.sighter.descriptions.silent()
     }
 
-    /// Takes a process that was found elsewhere; `None` when it is known.
-    pub fn accept(&mut self, process: Box<EtcdProcess>) -> Option<Change> {
-        let known = self.verdicts.insert(process.id.pid, Verdict::Etcd(process.id));
-        (known != Some(Verdict::Etcd(process.id))).then_some(Change::Appeared(process))
+    /// Takes a process that was found elsewhere; no change when it is known. Another etcd that has its process id is gone: the
+    /// id was given anew, or the process executed another program.
+    pub fn accept(&mut self, process: Box<EtcdProcess>) -> Vec<Change> {
+        let verdict = Verdict::Etcd(process.id, process.image);
+        match self.verdicts.insert(process.id.pid, verdict) {
+            Some(known) if known == verdict => Vec::new(),
+            Some(Verdict::Etcd(before, _)) => vec![Change::Gone(before), Change::Appeared(process)],
+            _ => vec![Change::Appeared(process)],
+        }
     }
 
     /// A process is said to have ended.
     pub fn ended(&mut self, pid: u32) -> Option<Change> {
         match self.verdicts.get(&pid)? {
-            Verdict::Etcd(id) => {
+            Verdict::Etcd(id, _) => {
                 let gone = Change::Gone(*id);
                 self.verdicts.remove(&pid);
                 Some(gone)
@@ -175,14 +185,14 @@ impl Discovery {
         let mut gone = Vec::new();
         let proc = &self.sighter.proc;
         self.verdicts.retain(|pid, verdict| {
-            let started = match verdict {
+            let (start_ticks, image) = match verdict {
                 Verdict::Kernel | Verdict::Other => return pids.binary_search(pid).is_ok(),
-                Verdict::Foreign(start_ticks) => *start_ticks,
-                Verdict::Etcd(id) => id.start_ticks,
+                Verdict::Foreign(start_ticks, image) => (*start_ticks, *image),
+                Verdict::Etcd(id, image) => (id.start_ticks, *image),
             };
             let stat = pids.binary_search(pid).ok().and_then(|_| proc.stat(*pid));
-            let lives = stat.is_some_and(|stat| stat.start_ticks == started && !stat.is_dead());
-            if let (false, Verdict::Etcd(id)) = (lives, *verdict) {
+            let lives = stat.is_some_and(|stat| stat.is(start_ticks, image) && !stat.is_dead());
+            if let (false, Verdict::Etcd(id, _)) = (lives, *verdict) {
                 gone.push(Change::Gone(id));
             }
             lives
@@ -190,16 +200,16 @@ impl Discovery {
         gone
     }
 
-    fn judge(&mut self, pid: u32) -> Option<Change> {
+    fn judge(&mut self, pid: u32) -> Vec<Change> {
         let verdict = match self.sighter.look(pid) {
-            Sight::Nothing => return None,
+            Sight::Nothing => return Vec::new(),
             Sight::Kernel => Verdict::Kernel,
             Sight::Other => Verdict::Other,
-            Sight::Foreign(start_ticks) => Verdict::Foreign(start_ticks),
+            Sight::Foreign(stat) => Verdict::Foreign(stat.start_ticks, stat.image),
             Sight::Etcd(process) => return self.accept(process),
         };
         self.verdicts.insert(pid, verdict);
-        None
+        Vec::new()
     }
 }
 
@@ -210,7 +220,8 @@ enum Sight {
     Nothing,
     Kernel,
     Other,
-    Foreign(u64),
+    /// etcd outside the data directories that are watched, or one that is no member: it prints its version, or is a proxy.
+    Foreign(Stat),
     Etcd(Box<EtcdProcess>),
 }
 
@@ -221,7 +232,7 @@ pub struct Sighter {
     boot_id: [u8; 16],
     only: Vec<PathBuf>,
     /// Whoever is called etcd may have a memory or a configuration file that hangs whoever reads it.
-    descriptions: Patience<Option<EtcdProcess>>,
+    descriptions: Patience<Description>,
 }
 
 impl Sighter {
@@ -248,12 +259,17 @@ impl Sighter {
             return if stat.is_kernel_thread() { Sight::Kernel } else { Sight::Other };
         }
         let id = ProcessId { boot_id: self.boot_id, pid, start_ticks: stat.start_ticks };
-        let proc = self.proc.clone();
-        let description = self.descriptions.ask(id, move || describe(&proc, id));
-        let Some(process) = description.flatten() else { return Sight::Nothing };
-        let watched =
-            self.only.is_empty() || self.only.iter().any(|prefix| process.data_dir.starts_with(prefix));
-        if watched { Sight::Etcd(Box::new(process)) } else { Sight::Foreign(stat.start_ticks) }
+        let (proc, image) = (self.proc.clone(), stat.image);
+        match self.descriptions.ask(id, move || describe(&proc, id, image)) {
+            None | Some(Description::Nothing) => Sight::Nothing,
+            Some(Description::NoMember) => Sight::Foreign(stat),
+            Some(Description::Member(process)) if self.is_watched(&process.data_dir) => Sight::Etcd(process),
+            Some(Description::Member(_)) => Sight::Foreign(stat),
+        }
+    }
+
+    fn is_watched(&self, data_dir: &Path) -> bool {
+        self.only.is_empty() || self.only.iter().any(|prefix| data_dir.starts_with(prefix))
     }
 
     fn is_etcd(&self, pid: u32, stat: &Stat) -> bool {
@@ -272,16 +288,33 @@ impl Sighter {
     }
 }
 
-/// All that the process's files tell. `None` while it has no command line.
-fn describe(proc: &ProcFs, id: ProcessId) -> Option<EtcdProcess> {
+/// What a process's files tell.
+#[derive(Debug)]
+enum Description {
+    /// It has no command line yet, or executed another program meanwhile.
+    Nothing,
+    NoMember,
+    Member(Box<EtcdProcess>),
+}
+
+/// All that the files of a process tell that runs this image.
+fn describe(proc: &ProcFs, id: ProcessId, image: u64) -> Description {
     let mut notes = Vec::new();
-    let command_line = proc.read(id.pid, "cmdline").ok().filter(|line| !line.is_empty())?;
+    let Some(command_line) = proc.read(id.pid, "cmdline").ok().filter(|line| !line.is_empty()) else {
+        return Description::Nothing;
+    };
+    if !flags::is_member(&command_line) {
+        return Description::NoMember;
+    }
+    let mut is_hidden = false;
     let environment = proc.read(id.pid, "environ").unwrap_or_else(|error| {
+        is_hidden |= error.kind() == std::io::ErrorKind::PermissionDenied;
         notes.push(format!("environment of etcd not readable: {error}"));
         Vec::new()
     });
-    let cwd = proc.link(id.pid, "cwd").unwrap_or_else(|| {
-        notes.push("working directory of etcd not readable".to_owned());
+    let cwd = std::fs::read_link(proc.path(id.pid, "cwd")).unwrap_or_else(|error| {
+        is_hidden |= error.kind() == std::io::ErrorKind::PermissionDenied;
+        notes.push(format!("working directory of etcd not readable: {error}"));
         PathBuf::from("/")
     });
     let mut options = Options::from_process(&command_line, &environment);
@@ -293,7 +326,13 @@ fn describe(proc: &ProcFs, id: ProcessId) -> Option<EtcdProcess> {
             Err(error) => notes.push(format!("configuration file {}: {error}", path.display())),
         }
     }
-    Some(from_options(proc, id, &options, &cwd, notes))
+    let mut process = from_options(proc, id, &options, &cwd, notes);
+    (process.image, process.is_hidden) = (image, is_hidden);
+    let now = proc.stat(id.pid);
+    match now.is_some_and(|stat| stat.is(id.start_ticks, image)) {
+        true => Description::Member(Box::new(process)),
+        false => Description::Nothing,
+    }
 }
 
 fn from_options(
@@ -332,6 +371,7 @@ fn from_options(
     let placement = proc.read(id.pid, "cgroup").unwrap_or_default();
     EtcdProcess {
         id,
+        image: 0,
         listen_client_urls: urls("listen-client-urls", "http://localhost:2379"),
         advertise_client_urls: urls("advertise-client-urls", "http://localhost:2379"),
         listen_metrics_urls: urls("listen-metrics-urls", ""),
@@ -350,6 +390,7 @@ fn from_options(
         name,
         data_dir,
         notes,
+        is_hidden: false,
     }
 }
 

@@ -4,6 +4,7 @@
 //! what they could not hand over. The hub turns notes into rows of the open batch, closes it when the aggregator's pace says
 //! so, and once a second publishes the live summary.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -30,6 +31,7 @@ use crate::telemetry::Telemetry;
 pub mod blind;
 pub mod member;
 pub mod slow;
+pub mod told;
 
 use blind::Question;
 use member::MemberState;
@@ -42,6 +44,14 @@ const LIVE_PHASE: Duration = Duration::from_millis(250);
 
 /// A member that is gone is shown as not running so long, unless its next process is found before.
 const GONE_SHOWN_NS: i64 = 24 * 3600 * SECOND_NS;
+
+/// Members that are gone and shown: one of each data directory. Beyond it the one that is gone longest is forgotten.
+const GONE_LIMIT: usize = 64;
+
+/// A process that nothing else is known of any more keeps its cluster and member this long for rows that come late, such as
+/// those of a dump; at most so many do.
+const DEPARTED_KEPT_NS: i64 = 300 * SECOND_NS;
+const DEPARTED_LIMIT: usize = 512;
 
 /// The wall clock stepped if it moved against the monotonic clock by more than this between two seconds.
 const CLOCK_STEP_NS: i64 = 100_000_000;
@@ -105,7 +115,7 @@ pub enum Note {
     /// A capability is degraded.
     Degraded(v1::Degradation),
     /// A capability is whole again.
-    Restored(&'static str),
+    Restored(Cow<'static, str>),
 }
 
 /// What the hub is made of.
@@ -142,6 +152,8 @@ pub struct Hub {
     members: BTreeMap<ProcessId, MemberState>,
     /// Processes that are gone, and when.
     gone_ns: BTreeMap<ProcessId, i64>,
+    /// Processes whose place the next one of their member took, as they were known, and since when.
+    departed: BTreeMap<ProcessId, (v1::Member, i64)>,
     /// Processes of the checkpoint that are no more, to be taken off it by the next batch.
     ended: Vec<ProcessId>,
     degraded: BTreeMap<String, v1::Degradation>,
@@ -154,11 +166,15 @@ pub struct Hub {
     backlog: Option<Box<Batch>>,
 }
 
-struct Members<'a>(&'a BTreeMap<ProcessId, MemberState>);
+struct Members<'a> {
+    present: &'a BTreeMap<ProcessId, MemberState>,
+    departed: &'a BTreeMap<ProcessId, (v1::Member, i64)>,
+}
 
 impl Roster for Members<'_> {
     fn member(&self, process: ProcessId) -> v1::Member {
-        let known = self.0.get(&process).map(MemberState::wire);
+        let departed = || self.departed.get(&process).map(|(member, _)| member.clone());
+        let known = self.present.get(&process).map(MemberState::wire).or_else(departed);
         known.unwrap_or_else(|| v1::Member { process: Some(wire_process(process)), ..v1::Member::default() })
     }
 }
@@ -171,6 +187,7 @@ impl Hub {
             parts,
             members: BTreeMap::new(),
             gone_ns: BTreeMap::new(),
+            departed: BTreeMap::new(),
             ended: Vec::new(),
             degraded: BTreeMap::new(),
             boot_failures: BTreeMap::new(),
@@ -254,7 +271,7 @@ impl Hub {
                 self.builder.set_sampling(sampling);
             }
             Note::Degraded(degradation) => self.degrade(degradation, now),
-            Note::Restored(capability) => self.restore(capability, now),
+            Note::Restored(capability) => self.restore(&capability, now),
         }
     }
 
@@ -267,20 +284,32 @@ impl Hub {
             member = identity.map(|identity| format!("{:016x}", identity.member_id)),
             "found etcd"
         );
+        for note in &process.notes {
+            tracing::warn!(pid = id.pid, note, "etcd is not seen whole");
+        }
         let details = serde_json::json!({
             "name": process.name, "pid": id.pid, "data_dir": process.data_dir, "notes": process.notes,
         });
+        if self.members.contains_key(&id) {
+            // The process runs another etcd now: what it did before belongs to the one before.
+            self.close(now);
+        }
         // The next process of a member takes the place of the one that is gone.
         let replaced: Vec<ProcessId> = self
             .members
             .iter()
-            .filter(|(_, known)| !known.running && known.process.data_dir_here == process.data_dir_here)
+            .filter(|(_, known)| {
+                let same_place = known.process.data_dir_here == process.data_dir_here;
+                // In a container every process has another path here.
+                !known.running && (same_place || (identity.is_some() && known.identity == identity))
+            })
             .map(|(id, _)| *id)
             .collect();
         for old in replaced {
-            self.members.remove(&old);
-            self.gone_ns.remove(&old);
+            self.depart(old, now);
         }
+        // The same process may run another etcd now.
+        self.gone_ns.remove(&id);
         self.members.insert(id, MemberState::new(process, identity, now));
         self.event(Some(id), "member.started", details, now);
     }
@@ -295,6 +324,18 @@ impl Hub {
         self.ended.push(process);
         self.add_all(held.unwrap_or_default(), now);
         self.event(Some(process), "member.gone", details, now);
+    }
+
+    /// Takes a process off the members. Rows of it that wait or come late keep its cluster and member.
+    fn depart(&mut self, process: ProcessId, now: Reading) {
+        self.gone_ns.remove(&process);
+        let Some(member) = self.members.remove(&process) else { return };
+        if self.departed.len() >= DEPARTED_LIMIT
+            && let Some(oldest) = self.departed.iter().min_by_key(|(_, (_, since))| *since).map(|(id, _)| *id)
+        {
+            self.departed.remove(&oldest);
+        }
+        self.departed.insert(process, (member.wire(), now.wall_ns));
     }
 
     fn attached(&mut self, process: ProcessId, at: Reading) {
@@ -417,17 +458,24 @@ impl Hub {
             self.add_all(due, now);
         }
         self.account_for_held_back(now);
-        self.gone_ns.retain(|process, since_ns| {
-            let shown = now.wall_ns - *since_ns < GONE_SHOWN_NS;
-            if !shown {
-                self.members.remove(process);
-            }
-            shown
-        });
+        self.forget_gone(now);
         let running = self.members.values().filter(|member| member.running).count();
         self.parts.telemetry.members.set(running as i64);
         let live = self.live(now);
         self.parts.live.publish(live);
+    }
+
+    fn forget_gone(&mut self, now: Reading) {
+        let mut gone: Vec<(i64, ProcessId)> = self.gone_ns.iter().map(|(id, since)| (*since, *id)).collect();
+        gone.sort_unstable();
+        let surplus = gone.len().saturating_sub(GONE_LIMIT);
+        let is_over = |(place, (since_ns, _)): &(usize, (i64, ProcessId))| {
+            *place < surplus || now.wall_ns - since_ns >= GONE_SHOWN_NS
+        };
+        for (_, (_, process)) in gone.into_iter().enumerate().filter(is_over) {
+            self.depart(process, now);
+        }
+        self.departed.retain(|_, (_, since_ns)| now.wall_ns - *since_ns < DEPARTED_KEPT_NS);
     }
 
     fn account_for_held_back(&mut self, now: Reading) {
@@ -493,7 +541,8 @@ impl Hub {
             Err(poisoned) => std::mem::take(&mut *poisoned.into_inner()),
         };
         self.builder.add_account(&account, now);
-        let Some(closed) = self.builder.close(&Members(&self.members)) else { return };
+        let members = Members { present: &self.members, departed: &self.departed };
+        let Some(closed) = self.builder.close(&members) else { return };
         self.sequence += 1;
         let mut coverage: Vec<Coverage> = self.members.values().filter_map(MemberState::coverage).collect();
         coverage.extend(self.ended.drain(..).map(|process| Coverage { process, kept: None }));

@@ -58,6 +58,7 @@ use discover::exec::{self, ProcessEvent, Watched};
 use discover::{Change, Discovery, EtcdProcess, MemberIdentity, ProcFs, ProcessId, SCAN_PERIOD, wal};
 use ebpf::ProbeConfig;
 use enrol::Enrolment;
+use hub::told::Told;
 use hub::{Hub, NOTES_LIMIT, Note, Parts};
 use logs::LogsHandle;
 use logs::verdict::Exit;
@@ -75,9 +76,6 @@ const FIRST_BATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Time at the end in which batches may still be sent before they go to disk.
 const SEND_GRACE: Duration = Duration::from_secs(3);
-
-/// The capability of looking at what is called etcd.
-const DISCOVERY: &str = "discovery";
 
 /// Time at the end for everything else.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -297,7 +295,8 @@ impl Agent {
             watched: Watched::default(),
             unnamed: Vec::new(),
             identities: Patience::default(),
-            silent: (Vec::new(), false),
+            silent: Vec::new(),
+            told: Told::default(),
         };
         watch.run(self.discovery, &stop).await;
 
@@ -413,6 +412,25 @@ fn spool_device(state_dir: &Path, process: &EtcdProcess) -> Option<fact::Event> 
     })
 }
 
+/// A process called etcd that can't be looked at. `full`: as many are waited for as may be.
+fn silence(process: ProcessId, full: bool) -> v1::Degradation {
+    let more = if full { "; further processes are not looked at" } else { "" };
+    v1::Degradation {
+        capability: "discovery".to_owned(),
+        reason: format!("memory or files of etcd (pid {}) do not answer{more}", process.pid),
+        remedy: "look whether this is an etcd of yours, and whether its filesystem hangs".to_owned(),
+    }
+}
+
+/// What this process has no right to see of an etcd.
+fn hidden(process: &EtcdProcess) -> Option<v1::Degradation> {
+    process.is_hidden.then(|| v1::Degradation {
+        capability: "discovery.details".to_owned(),
+        reason: format!("of etcd (pid {}): {}", process.id.pid, process.notes.join("; ")),
+        remedy: "give the agent CAP_SYS_PTRACE; until then etcd is known by its flags alone".to_owned(),
+    })
+}
+
 const fn tuning(config: &Config) -> Tuning {
     Tuning {
         sampling: config.sampling,
@@ -473,8 +491,9 @@ struct Watch {
     unnamed: Vec<EtcdProcess>,
     /// What their WALs say; a data directory may be on a filesystem that hangs.
     identities: Patience<Option<MemberIdentity>>,
-    /// Processes that kept silent at the last scan, and whether the hub was told.
-    silent: (Vec<ProcessId>, bool),
+    /// Processes that kept silent at the last scan.
+    silent: Vec<ProcessId>,
+    told: Told,
 }
 
 impl Watch {
@@ -494,11 +513,13 @@ impl Watch {
                 biased;
                 () = stop.cancelled() => break,
                 told = next_event(&mut events) => {
-                    let (change, exit) = match told {
+                    let (changes, exit) = match told {
                         ProcessEvent::Began(process) => (discovery.accept(process), None),
-                        ProcessEvent::Ended(pid, status) => (discovery.ended(pid), Some(Exit::of_status(status))),
+                        ProcessEvent::Ended(pid, status) => {
+                            (discovery.ended(pid).into_iter().collect(), Some(Exit::of_status(status)))
+                        }
                     };
-                    if let Some(change) = change {
+                    for change in changes {
                         self.follow(change, exit, stop).await;
                     }
                     continue;
@@ -518,7 +539,7 @@ impl Watch {
                 Err(error) => tracing::warn!(%error, "scan of /proc failed"),
             }
             self.name_unnamed().await;
-            self.tell_silent(&discovery).await;
+            self.tell_degraded(&discovery).await;
         }
         for (_, token) in self.collecting.values() {
             token.cancel();
@@ -608,40 +629,22 @@ impl Watch {
         self.identities.ask(process.id, move || wal::read_identity(&directory).ok().flatten())
     }
 
-    /// Says which processes called etcd can't be looked at. One that is silent at two scans in a row is not merely slow.
-    async fn tell_silent(&mut self, discovery: &Discovery) {
+    /// Says what can't be seen of processes called etcd, and what can again.
+    async fn tell_degraded(&mut self, discovery: &Discovery) {
         self.identities.keep(|process| self.collecting.contains_key(&process));
         let (mut silent, mut full) = discovery.silent();
         let (of_files, files_full) = self.identities.silent();
         silent.extend(of_files);
         full |= files_full;
-        let (before, told) = &self.silent;
-        let lasting: Vec<String> =
-            silent.iter().filter(|id| before.contains(id)).map(|id| id.pid.to_string()).collect();
-        let told = match (lasting.as_slice(), told) {
-            ([], true) => {
-                self.tell(Note::Restored(DISCOVERY)).await;
-                false
-            }
-            ([], false) => false,
-            (pids, _) => {
-                let more =
-                    if full { ", as many as are waited for; further ones are not looked at" } else { "" };
-                let degraded = v1::Degradation {
-                    capability: DISCOVERY.to_owned(),
-                    reason: format!(
-                        "configuration or data directory of etcd does not answer: pid {}{more}",
-                        pids.join(", ")
-                    ),
-                    remedy:
-                        "look whether these processes are etcds of yours, and whether their filesystems hang"
-                            .to_owned(),
-                };
-                self.tell(Note::Degraded(degraded)).await;
-                true
-            }
-        };
-        self.silent = (silent, told);
+        // One that is silent at two scans in a row is not merely slow.
+        let lasting = silent.iter().filter(|process| self.silent.contains(process));
+        let mut off: Vec<v1::Degradation> = lasting.map(|process| silence(*process, full)).collect();
+        self.silent = silent;
+        let processes = self.collecting.values().map(|(process, _)| process);
+        off.extend(processes.filter_map(hidden));
+        for note in self.told.update(off) {
+            self.tell(note).await;
+        }
     }
 
     async fn tell(&self, note: Note) {

@@ -57,6 +57,15 @@ const TOLD_LIMIT: usize = 256;
 /// A process that is gone is still followed so long: the next one of its member writes to the same place.
 const LINGER_NS: i64 = 600 * SECOND_NS;
 
+/// What a member that is gone did not start for is shown so long.
+const INCIDENT_KEPT_NS: i64 = 24 * 3600 * SECOND_NS;
+
+/// How often it is looked for processes whose end was not told, as when too many ended at once.
+const LOST_EVERY_NS: i64 = 30 * SECOND_NS;
+
+/// Where a log is, is asked once: a busy machine may take long to answer.
+const FIND_WITHIN: Duration = Duration::from_millis(500);
+
 /// Members followed; beyond it the one that is gone longest is given up.
 const MEMBERS_LIMIT: usize = 64;
 
@@ -143,9 +152,10 @@ pub fn start(proc: ProcFs, places: Places, notes: mpsc::Sender<Note>) -> io::Res
         members: Vec::new(),
         missing: BTreeMap::new(),
         incidents: Incidents::default(),
+        looked_ns: 0,
     };
     std::thread::Builder::new().name("logs".to_owned()).spawn(move || logs.run(&inbox))?;
-    Ok(LogsHandle { proc, places, told, found: Patience::default() })
+    Ok(LogsHandle { proc, places, told, found: Patience::of(FIND_WITHIN) })
 }
 
 /// The thread.
@@ -158,6 +168,7 @@ struct Logs {
     members: Vec<Member>,
     missing: BTreeMap<ProcessId, Missing>,
     incidents: Incidents,
+    looked_ns: i64,
 }
 
 impl Logs {
@@ -178,7 +189,8 @@ impl Logs {
     }
 
     fn appeared(&mut self, found: Found, now: Reading) -> Vec<Note> {
-        if self.members.iter().any(|member| member.follow.process() == found.process.id) {
+        let is_known = |member: &Member| member.follow.process() == found.process.id && !member.is_gone();
+        if self.members.iter().any(is_known) {
             return Vec::new();
         }
         // What the one before wrote last is its own.
@@ -226,7 +238,7 @@ impl Logs {
 
     fn tell_missing(&self) -> Note {
         match self.missing.values().next() {
-            None => Note::Restored(LOG),
+            None => Note::Restored(LOG.into()),
             Some(first) => Note::Degraded(v1::Degradation {
                 capability: LOG.to_owned(),
                 reason: first.reason.clone(),
@@ -243,6 +255,10 @@ impl Logs {
             notes.extend(member.consider(&self.proc, &mut self.incidents, now));
         }
         self.members.retain(|member| !member.is_gone_since(now.wall_ns - LINGER_NS));
+        if (now.wall_ns - self.looked_ns).abs() >= LOST_EVERY_NS {
+            self.looked_ns = now.wall_ns;
+            notes.extend(self.look_for_lost(now));
+        }
         if !facts.is_empty() {
             notes.insert(0, Note::Facts(facts));
         }
@@ -252,10 +268,25 @@ impl Logs {
         notes
     }
 
+    fn look_for_lost(&mut self, now: Reading) -> Vec<Note> {
+        for member in self.members.iter_mut().filter(|member| member.is_lost(&self.proc)) {
+            member.ended(None, now);
+        }
+        let runs = |home: &Home| self.members.iter().any(|member| member.home == *home && !member.is_gone());
+        let over = self.incidents.forget_old(now.wall_ns - INCIDENT_KEPT_NS, runs);
+        let mut notes: Vec<Note> = over.into_iter().map(|home| Note::Boot(home, None)).collect();
+        let (before, proc) = (self.missing.len(), &self.proc);
+        self.missing.retain(|id, _| proc.stat(id.pid).is_some_and(|stat| stat.start_ticks == id.start_ticks));
+        if self.missing.len() != before {
+            notes.push(self.tell_missing());
+        }
+        notes
+    }
+
     /// The agent's own list says so too: a member that never joined has no cluster to be shown in.
     fn tell_incidents(&self) -> Note {
         match self.incidents.any() {
-            None => Note::Restored(BOOT),
+            None => Note::Restored(BOOT.into()),
             Some((home, incident)) => Note::Degraded(v1::Degradation {
                 capability: BOOT.to_owned(),
                 reason: format!(

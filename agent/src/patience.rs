@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::discover::ProcessId;
 
-/// How long an answer is waited for at first. Real ones take a millisecond.
-const AT_FIRST: Duration = Duration::from_millis(200);
+/// How long an answer is waited for at first, unless said otherwise. Real ones take a millisecond.
+const AT_FIRST: Duration = Duration::from_millis(100);
 
 /// Questions that may be open at once: whoever starts more processes that hang is not looked at.
 const OPEN_LIMIT: usize = 64;
@@ -17,6 +17,7 @@ const OPEN_LIMIT: usize = 64;
 /// Answers of type `T` about processes.
 #[derive(Debug)]
 pub struct Patience<T> {
+    at_first: Duration,
     open: Arc<Mutex<BTreeMap<ProcessId, Arc<Question<T>>>>>,
 }
 
@@ -28,13 +29,13 @@ struct Question<T> {
 
 impl<T> Clone for Patience<T> {
     fn clone(&self) -> Self {
-        Self { open: Arc::clone(&self.open) }
+        Self { at_first: self.at_first, open: Arc::clone(&self.open) }
     }
 }
 
 impl<T> Default for Patience<T> {
     fn default() -> Self {
-        Self { open: Arc::default() }
+        Self { at_first: AT_FIRST, open: Arc::default() }
     }
 }
 
@@ -44,12 +45,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<T: Send + 'static> Patience<T> {
+    /// Waits so long at first: for what is asked once only.
+    pub fn of(at_first: Duration) -> Self {
+        Self { at_first, ..Self::default() }
+    }
+
     /// The answer of `ask`, or of an earlier one about the same process; `None` while there is none: ask again later.
     pub fn ask(&self, process: ProcessId, ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let earlier = lock(&self.open).get(&process).cloned();
         let (question, patience) = match earlier {
             Some(question) => (question, Duration::ZERO),
-            None => (self.begin(process, ask)?, AT_FIRST),
+            None => (self.begin(process, ask)?, self.at_first),
         };
         let answer = lock(&question.answer);
         let waited = question.answered.wait_timeout_while(answer, patience, |answer| answer.is_none());

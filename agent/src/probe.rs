@@ -28,6 +28,7 @@ use crate::ebpf::{Position, ProbeConfig, Probes, Records, TargetCounters, disks_
 use crate::encode::Sampling;
 use crate::fact::{Event, Fact, SyncRow};
 use crate::hub::Note;
+use crate::hub::told::Told;
 use crate::patience::Patience;
 use crate::priority;
 use crate::telemetry::Telemetry;
@@ -206,7 +207,7 @@ pub fn start(
         Err(error) => {
             let degraded = degradation("ebpf", &ErrorChain(&error).to_string(), error.remedy());
             // The channel is empty: nothing else runs yet.
-            let _full = notes.try_send(degraded);
+            let _full = notes.try_send(Note::Degraded(degraded));
             None
         }
     };
@@ -217,7 +218,7 @@ pub fn start(
         Some(_) => Some(Examiner::start(proc.clone(), notes.clone(), beside.clone())?),
         None => None,
     };
-    let vitals = vitals::start(proc, probes.clone(), notes.clone(), beside)?;
+    let vitals = vitals::start(proc.clone(), probes.clone(), notes.clone(), beside)?;
     let handle = ProbeHandle { commands, probes: probes.clone() };
     let thread = ProbeThread {
         enabled: settings.enabled,
@@ -232,9 +233,12 @@ pub fn start(
         telemetry,
         targets: BTreeMap::new(),
         grounds: Patience::default(),
+        proc: proc.clone(),
         losses: Losses::default(),
         slot_opened: None,
-        degradations: Vec::new(),
+        slot_off: None,
+        disks_off: None,
+        told: Told::default(),
         rows: Vec::new(),
     };
     std::thread::Builder::new().name("probes".to_owned()).spawn(move || thread.run(&receiver))?;
@@ -245,6 +249,8 @@ struct Target {
     process: EtcdProcess,
     watch: Option<(Hook, TargetCounters)>,
     retry_at_ns: i64,
+    /// Why its syncs are not counted, or what that costs others.
+    off: Option<Degradation>,
 }
 
 struct ProbeThread {
@@ -260,9 +266,13 @@ struct ProbeThread {
     telemetry: Arc<Telemetry>,
     targets: BTreeMap<ProcessId, Target>,
     grounds: Patience<()>,
+    proc: ProcFs,
     losses: Losses,
     slot_opened: Option<std::time::Instant>,
-    degradations: Vec<Degradation>,
+    /// Why write calls are not seen, and why disks are not.
+    slot_off: Option<Degradation>,
+    disks_off: Option<Degradation>,
+    told: Told,
     rows: Vec<SyncRow>,
 }
 
@@ -303,7 +313,7 @@ impl ProbeThread {
             Command::Add(process) => {
                 let id = process.id;
                 self.vitals.add((*process).clone());
-                self.targets.insert(id, Target { process: *process, watch: None, retry_at_ns: 0 });
+                self.targets.insert(id, Target { process: *process, watch: None, retry_at_ns: 0, off: None });
                 self.attach(id);
             }
             Command::Remove(process, done) => {
@@ -347,16 +357,27 @@ impl ProbeThread {
     fn attach(&mut self, id: ProcessId) {
         let Some(probes) = self.probes.clone().filter(|_| self.enabled) else { return };
         let Some(target) = self.targets.get_mut(&id).filter(|target| target.watch.is_none()) else { return };
+        // One that has ended already, as those of a moment have, would seem to be on no filesystem at all.
+        if !is_there(&self.proc, &target.process) {
+            return;
+        }
         if !answers(&self.grounds, &target.process) {
-            target.retry_at_ns = 0;
+            let reason = format!("the filesystems of pid {} do not answer", id.pid);
+            target.off = Some(degradation("sync.hook", &reason, "look whether they hang"));
             return;
         }
         match probes.add_target(id.pid, &directories(&target.process)) {
+            // Its number may have been given to another process, or it runs another program: that is not what was to be watched.
+            Ok(_) if !is_there(&self.proc, &target.process) => drop(probes.remove_target(id.pid)),
             Ok(watch) => {
                 let Some(zero) = probes.snapshot(id.pid) else { return };
                 // Nothing can have been missed between the two, but something may have been counted already.
                 let start = zero.since(&zero);
                 target.watch = Some((watch.hook, start));
+                target.off = (watch.hook == Hook::Syscall).then(|| {
+                    let reason = format!("{}; cost: {}", watch.reason, watch.cost());
+                    degradation("sync.hook", &reason, "put etcd's directories on ext4")
+                });
                 let at = Reading::now();
                 let details = serde_json::json!({
                     "hook": watch.hook.name(), "reason": watch.reason, "cost": watch.cost(),
@@ -370,18 +391,11 @@ impl ProbeThread {
                 let event = Event { process: Some(id), mono_ns: at.mono_ns, kind: "member.watched", details };
                 self.tell(Note::Attached { process: id, at });
                 self.tell(Note::Facts(vec![Fact::Event(event)]));
-                if watch.hook == Hook::Syscall {
-                    let reason = format!("{}; cost: {}", watch.reason, watch.cost());
-                    self.degrade("sync.hook", &reason, "put etcd's directories on ext4");
-                }
                 self.watch_disks();
-                for off in probes.facts().degraded {
-                    self.degrade(&off.capability, &off.reason, off.remedy);
-                }
             }
             Err(error) => {
                 target.retry_at_ns = Reading::now().wall_ns + RETRY_AFTER_NS;
-                self.degrade("sync.hook", &ErrorChain(&error).to_string(), error.remedy());
+                target.off = Some(degradation("sync.hook", &ErrorChain(&error).to_string(), error.remedy()));
             }
         }
     }
@@ -392,6 +406,7 @@ impl ProbeThread {
         self.slow.gone(id, || gather(probes.as_deref()));
         let last = self.probes.as_ref().and_then(|probes| probes.remove_target(id.pid));
         let Some(target) = self.targets.get_mut(&id) else { return };
+        target.off = None;
         let Some((hook, before)) = target.watch.take() else { return };
         if let Some(last) = last {
             let now = Reading::now();
@@ -429,6 +444,7 @@ impl ProbeThread {
         self.tell_left_out();
         if now.wall_ns.div_euclid(SECOND_NS).rem_euclid(DISKS_EVERY) == 0 {
             self.watch_disks();
+            probes.sweep();
         }
         let lost = self.losses.since_last(&probes.losses(), now, &self.telemetry);
         if !lost.is_empty() {
@@ -436,6 +452,21 @@ impl ProbeThread {
         }
         self.telemetry.flight(self.recorder.usage(), self.recorder.take_suppressed());
         self.begin_write_slot(second + 1);
+        self.tell_degraded(&probes);
+    }
+
+    /// Tells what is off now, and what no longer is.
+    fn tell_degraded(&mut self, probes: &Probes) {
+        if self.notes.capacity() < RESERVE {
+            return;
+        }
+        let of_kernel = probes.facts().degraded.into_iter();
+        let of_kernel = of_kernel.map(|off| degradation(&off.capability, &off.reason, off.remedy));
+        let of_targets = self.targets.values().filter_map(|target| target.off.clone());
+        let of_disks = self.slot_off.iter().chain(&self.disks_off).cloned();
+        for note in self.told.update(of_kernel.chain(of_targets).chain(of_disks)) {
+            self.tell(note);
+        }
     }
 
     fn tell_ended(&mut self, process: ProcessId, facts: Vec<Fact>, at: Reading, counters: &TargetCounters) {
@@ -454,10 +485,13 @@ impl ProbeThread {
             return;
         };
         match probes.open_write_slot() {
-            Ok(()) => self.slot_opened = Some(std::time::Instant::now()),
+            Ok(()) => {
+                self.slot_opened = Some(std::time::Instant::now());
+                self.slot_off = None;
+            }
             Err(error) => {
                 let reason = ErrorChain(&error).to_string();
-                self.degrade("write.calls", &reason, error.remedy());
+                self.slot_off = Some(degradation("write.calls", &reason, error.remedy()));
             }
         }
     }
@@ -489,9 +523,10 @@ impl ProbeThread {
                 .collect()
         };
         let disks: Vec<u32> = watched.flat_map(below).collect();
-        if let Err(error) = probes.watch_devices(&disks) {
-            self.degrade("block.hooks", &ErrorChain(&error).to_string(), error.remedy());
-        }
+        let outcome = probes.watch_devices(&disks);
+        self.disks_off = outcome
+            .err()
+            .map(|error| degradation("block.hooks", &ErrorChain(&error).to_string(), error.remedy()));
     }
 
     /// Hands over the slow syncs whose evidence has come.
@@ -588,18 +623,6 @@ impl ProbeThread {
             tracing::error!("a note of the probes found no room");
         }
     }
-
-    fn degrade(&mut self, capability: &str, reason: &str, remedy: &str) {
-        let degraded = Degradation {
-            capability: capability.to_owned(),
-            reason: reason.to_owned(),
-            remedy: remedy.to_owned(),
-        };
-        if !self.degradations.contains(&degraded) {
-            self.degradations.push(degraded.clone());
-            self.tell(Note::Degraded(degraded));
-        }
-    }
 }
 
 /// What the kernel saw of the last moments: all that its circular buffers still hold, and what is not over yet.
@@ -625,12 +648,14 @@ fn gather(probes: Option<&Probes>) -> Evidence {
     Evidence { requests, commits, complete_since_ns, unseen }
 }
 
-fn degradation(capability: &str, reason: &str, remedy: &str) -> Note {
-    Note::Degraded(Degradation {
-        capability: capability.to_owned(),
-        reason: reason.to_owned(),
-        remedy: remedy.to_owned(),
-    })
+fn degradation(capability: &str, reason: &str, remedy: &str) -> Degradation {
+    Degradation { capability: capability.to_owned(), reason: reason.to_owned(), remedy: remedy.to_owned() }
+}
+
+/// Whether the process is the one that was found, and runs what it ran then.
+fn is_there(proc: &ProcFs, process: &EtcdProcess) -> bool {
+    let stat = proc.stat(process.id.pid).filter(|stat| !stat.is_dead());
+    stat.is_some_and(|stat| stat.is(process.id.start_ticks, process.image))
 }
 
 /// Whether the filesystems of a process answer: this thread must not wait for one that hangs.

@@ -243,7 +243,7 @@ impl Slowed {
 
     fn over(&mut self) -> Option<Note> {
         let last = std::mem::take(&mut self.counted) && self.telemetry.collections.slowed(self.name, -1) == 0;
-        last.then_some(Note::Restored(capability(self.name)))
+        last.then_some(Note::Restored(capability(self.name).into()))
     }
 }
 

@@ -99,11 +99,16 @@ pub fn listen(
         let _best_effort = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -10) };
         while !events.is_closed() {
             let event = match receive(&socket) {
-                Ok(Some(Message::Exec(pid))) => sighter.sight(pid).map(|process| {
-                    began(&process);
-                    watched.add(pid);
-                    ProcessEvent::Began(Box::new(process))
-                }),
+                Ok(Some(Message::Exec(pid))) => match (sighter.sight(pid), events.try_reserve()) {
+                    (Some(process), Ok(room)) => {
+                        began(&process);
+                        watched.add(pid);
+                        room.send(ProcessEvent::Began(Box::new(process)));
+                        None
+                    }
+                    // Without room nothing may have begun that discovery will not end.
+                    _ => None,
+                },
                 Ok(Some(Message::Exit(pid, status))) if watched.remove(pid) => {
                     Some(ProcessEvent::Ended(pid, status))
                 }

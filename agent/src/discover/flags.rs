@@ -31,6 +31,16 @@ const BOOLEAN_FLAGS: &[&str] = &[
     "discovery-insecure-skip-tls-verify",
 ];
 
+/// Whether a command line is that of a member. etcd also prints its version or its flags and ends, and is a gateway or a proxy to
+/// other members (`server/etcdmain/main.go`, `config.go`). The environment has no say in that, `ETCD_VERSION` least of all.
+pub fn is_member(command_line: &[u8]) -> bool {
+    if matches!(command_line.split(|byte| *byte == 0).nth(1), Some(b"gateway" | b"grpc-proxy")) {
+        return false;
+    }
+    let options = Options { values: flags(command_line) };
+    !options.is_on("version") && !["help", "h"].iter().any(|name| options.values.contains_key(*name))
+}
+
 /// Values of etcd's settings by flag name, from whichever source counts.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Options {

@@ -28,6 +28,9 @@ pub struct Stat {
     pub flags: u64,
     /// Field 22: start in clock ticks since boot.
     pub start_ticks: u64,
+    /// Field 48: where the arguments lie, which is elsewhere each time the process executes a program. 0 where this process
+    /// has no right to know.
+    pub image: u64,
 }
 
 impl Stat {
@@ -41,6 +44,11 @@ impl Stat {
         matches!(self.state, 'Z' | 'X' | 'x')
     }
 
+    /// Whether this is the process that started then, and still runs that image as far as is known.
+    pub const fn is(&self, start_ticks: u64, image: u64) -> bool {
+        self.start_ticks == start_ticks && (self.image == image || self.image == 0 || image == 0)
+    }
+
     /// From the text of the file. `None` when it is not of that form.
     pub fn parse(text: &str) -> Option<Self> {
         // The command may hold blanks and parentheses: it ends at the last one.
@@ -50,7 +58,8 @@ impl Stat {
         let state = fields.next()?.chars().next()?;
         let flags = fields.nth(5)?.parse().ok()?;
         let start_ticks = fields.nth(12)?.parse().ok()?;
-        Some(Self { comm: text[open + 1..close].to_owned(), state, flags, start_ticks })
+        let image = fields.nth(25).and_then(|field| field.parse().ok()).unwrap_or(0);
+        Some(Self { comm: text[open + 1..close].to_owned(), state, flags, start_ticks, image })
     }
 }
 

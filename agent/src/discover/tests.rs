@@ -209,6 +209,70 @@ fn only_the_data_directories_asked_for_are_watched() {
 }
 
 #[test]
+fn an_etcd_that_prints_its_version_or_is_a_proxy_is_no_member() {
+    let tree = Tree::new();
+    tree.etcd(41, 900, &["etcd", "--version"], &[]);
+    tree.etcd(42, 901, &["etcd", "--data-dir=/d", "-h"], &[]);
+    tree.etcd(43, 902, &["etcd", "grpc-proxy", "start", "--data-dir=/d"], &[]);
+    tree.etcd(44, 903, &["etcd", "--data-dir=/d"], &["ETCD_VERSION=3.6.16"]);
+    let mut discovery = tree.discovery(&[]);
+    let changes = discovery.scan().expect("readable");
+    assert_eq!(appeared(&changes).iter().map(|process| process.id.pid).collect::<Vec<_>>(), [44]);
+    tree.remove(41);
+    assert_eq!(discovery.scan().expect("readable"), [], "the end of what is no member is no news");
+}
+
+/// What a change is about: whether the process came, and the name of its data directory.
+fn told(changes: &[Change]) -> Vec<(bool, u64, String)> {
+    let about = |change: &Change| match change {
+        Change::Appeared(process) => (true, process.id.start_ticks, process.data_dir.display().to_string()),
+        Change::Gone(id) => (false, id.start_ticks, String::new()),
+    };
+    changes.iter().map(about).collect()
+}
+
+#[test]
+fn a_process_that_executes_another_etcd_is_another_member() {
+    let tree = Tree::new();
+    let runs = |data_dir: &str, image: &str| {
+        tree.etcd(41, 900, &["etcd", data_dir], &[]);
+        let line = stat("etcd", 'S', 4_194_560, 900);
+        tree.write("41/stat", format!("{} {image} 0 0 0 0\n", line.trim_end()).as_bytes());
+    };
+    runs("--data-dir=/a", "140736000");
+    let mut discovery = tree.discovery(&[]);
+    assert_eq!(told(&discovery.scan().expect("readable")), [(true, 900, "/a".to_owned())]);
+    runs("--data-dir=/b", "140736999");
+    let both = [(false, 900, String::new()), (true, 900, "/b".to_owned())];
+    assert_eq!(told(&discovery.scan().expect("readable")), both);
+    assert_eq!(discovery.scan().expect("readable"), []);
+    // The same as the kernel tells it.
+    runs("--data-dir=/c", "140736555");
+    let sighted = || Box::new(discovery.sighter().sight(41).expect("an etcd"));
+    let third = sighted();
+    let both = [(false, 900, String::new()), (true, 900, "/c".to_owned())];
+    assert_eq!(told(&discovery.accept(third.clone())), both);
+    assert_eq!(discovery.accept(third), []);
+    // Without the right to see where its arguments lie, the process is told by its start alone.
+    runs("--data-dir=/c", "0");
+    assert_eq!(discovery.scan().expect("readable"), []);
+}
+
+#[test]
+fn of_a_process_id_that_is_given_anew_the_one_before_is_gone_first() {
+    let tree = Tree::new();
+    tree.etcd(41, 900, &["etcd", "--data-dir=/a"], &[]);
+    let mut discovery = tree.discovery(&[]);
+    assert_eq!(told(&discovery.scan().expect("readable")), [(true, 900, "/a".to_owned())]);
+    // Its end was not told, and no scan came between.
+    tree.etcd(41, 7_000, &["etcd", "--data-dir=/b"], &[]);
+    let next = Box::new(discovery.sighter().sight(41).expect("an etcd"));
+    let both = [(false, 900, String::new()), (true, 7_000, "/b".to_owned())];
+    assert_eq!(told(&discovery.accept(next)), both);
+    assert_eq!(discovery.scan().expect("readable"), []);
+}
+
+#[test]
 fn names_that_begin_like_etcd_are_told_apart() {
     let tree = Tree::new();
     for (pid, comm, exe) in

@@ -378,7 +378,12 @@ impl Programs {
                     self.tracefs = Some(Tracefs::open().map_err(|error| ErrorChain(&error).to_string())?);
                 }
                 let tracefs = self.tracefs.as_ref().ok_or_else(missing)?;
-                perf_link(program, tracefs, event)
+                let link = perf_link(program, tracefs, event);
+                if link.is_err() {
+                    // Mounts change: the next attempt looks anew where it is.
+                    self.tracefs = None;
+                }
+                link
             }
             _ => Err(missing()),
         }

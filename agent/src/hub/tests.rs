@@ -35,6 +35,8 @@ fn process(id: ProcessId) -> EtcdProcess {
         peer_tls: TlsFiles::default(),
         placement: Placement::default(),
         shares_network: true,
+        image: 0,
+        is_hidden: false,
         notes: Vec::new(),
     }
 }
@@ -251,6 +253,77 @@ fn a_member_that_is_gone_is_shown_until_its_next_process_is_found() {
     assert!(matches!(live.members.as_slice(), [member] if member.running));
 }
 
+/// Cluster and member by process of a batch's table.
+fn ids(batch: &v1::Batch) -> Vec<(u32, u64, u64)> {
+    let of = |member: &v1::Member| {
+        (member.process.as_ref().map_or(0, |process| process.pid), member.cluster_id, member.member_id)
+    };
+    batch.members.iter().map(of).collect()
+}
+
+#[test]
+fn rows_keep_cluster_and_member_when_the_next_process_of_the_member_takes_over() {
+    let mut bench = bench(Checkpoint::default());
+    bench.appear(Some(IDENTITY));
+    bench.hub.take(syncs(1, 5), at(1));
+    bench.hub.take(Note::Gone(PROCESS), at(2));
+    let next = process(ProcessId { pid: 8, ..PROCESS });
+    bench.hub.take(Note::Appeared(Box::new(next), None), at(2));
+    let (_, decoded) = bench.close(2).expect("has rows");
+    assert_eq!(ids(&decoded), [(7, 0xc, 0xa)], "the next one's wait for its ids");
+    // Rows of a dump, or of slow syncs that were examined, come after its end.
+    bench.hub.take(syncs(2, 1), at(60));
+    let (_, decoded) = bench.close(60).expect("has rows");
+    assert_eq!(ids(&decoded), [(7, 0xc, 0xa)]);
+    for second in [100, 302, 303] {
+        bench.hub.second(at(second));
+    }
+    assert!(bench.hub.departed.is_empty(), "not for ever");
+}
+
+#[test]
+fn a_process_that_executes_another_etcd_is_one_member_after_the_other() {
+    let mut bench = bench(Checkpoint::default());
+    bench.appear(Some(IDENTITY));
+    bench.hub.take(syncs(1, 5), at(1));
+    bench.hub.take(Note::Gone(PROCESS), at(1));
+    let elsewhere = EtcdProcess { data_dir_here: PathBuf::from("/other"), ..process(PROCESS) };
+    let other = MemberIdentity { cluster_id: 0xd, member_id: 0xb };
+    bench.hub.take(Note::Appeared(Box::new(elsewhere), Some(other)), at(2));
+    bench.hub.take(syncs(2, 3), at(2));
+    let before = bench.received.next().expect("closed when the other one came");
+    assert_eq!(before.counts.syncs, 5);
+    assert_eq!(ids(&v1::Batch::decode(before.payload).expect("decodes")), [(7, 0xc, 0xa)]);
+    let (after, decoded) = bench.close(3).expect("has rows");
+    assert_eq!((after.counts.syncs, ids(&decoded)), (3, vec![(7, 0xd, 0xb)]));
+    // It runs: a day after the one before had ended as well.
+    bench.hub.second(at(25 * 3600));
+    let live = bench.live.newest();
+    assert!(live.members.len() == 1 && live.members[0].running, "{live:?}");
+}
+
+#[test]
+fn of_a_thousand_that_came_and_went_the_last_ones_are_shown() {
+    let mut bench = bench(Checkpoint::default());
+    for pid in 1..=1_000 {
+        let id = ProcessId { pid, ..PROCESS };
+        let elsewhere = PathBuf::from(format!("/d{pid}"));
+        let process = EtcdProcess { data_dir: elsewhere.clone(), data_dir_here: elsewhere, ..process(id) };
+        bench.hub.take(Note::Appeared(Box::new(process), None), at(i64::from(pid)));
+        bench.hub.take(Note::Gone(id), at(i64::from(pid)));
+    }
+    bench.hub.second(at(1_000));
+    let live = bench.live.newest();
+    let mut shown: Vec<u32> = live
+        .members
+        .iter()
+        .filter_map(|member| Some(member.member.as_ref()?.process.as_ref()?.pid))
+        .collect();
+    shown.sort_unstable();
+    assert_eq!(shown, (937..=1_000).collect::<Vec<_>>());
+    assert!(bench.hub.departed.len() <= DEPARTED_LIMIT && bench.hub.gone_ns.len() == GONE_LIMIT);
+}
+
 #[test]
 fn live_histograms_only_grow() {
     let mut bench = bench(Checkpoint::default());
@@ -290,8 +363,8 @@ fn a_capability_is_told_when_it_changes_and_stays_in_the_live_summary() {
     bench.hub.second(at(1));
     assert_eq!(bench.live.newest().degraded, [degraded]);
     assert_eq!(bench.close(1).expect("has the event").0.counts.events, 1);
-    bench.hub.take(Note::Restored("x"), at(2));
-    bench.hub.take(Note::Restored("x"), at(2));
+    bench.hub.take(Note::Restored("x".into()), at(2));
+    bench.hub.take(Note::Restored("x".into()), at(2));
     bench.hub.second(at(2));
     assert_eq!(bench.live.newest().degraded, []);
     assert_eq!(bench.close(2).expect("has the event").0.counts.events, 1);

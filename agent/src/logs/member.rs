@@ -77,9 +77,15 @@ impl Member {
         (self.gone, self.looked_ns, self.told_waiting) = (None, 0, None);
     }
 
-    /// Its process has ended.
+    /// Its process has ended; the first word on that counts.
     pub fn ended(&mut self, exit: Option<Exit>, now: Reading) {
-        self.gone = Some(Gone { at_ns: now.wall_ns, exit, concluded: false });
+        self.gone.get_or_insert(Gone { at_ns: now.wall_ns, exit, concluded: false });
+    }
+
+    /// Whether its process has ended and nobody said so.
+    pub fn is_lost(&self, proc: &ProcFs) -> bool {
+        let id = self.process.id;
+        self.gone.is_none() && proc.stat(id.pid).is_none_or(|stat| stat.start_ticks != id.start_ticks)
     }
 
     /// Whether its process has ended.
@@ -178,8 +184,9 @@ impl Member {
         now: Reading,
     ) -> Vec<Note> {
         let told = details(&verdict, exit, lived_ns);
-        let (incident, first) = incidents.failed(&self.home, verdict, now.wall_ns);
+        let (incident, first, forgotten) = incidents.failed(&self.home, verdict, now.wall_ns);
         let mut notes = vec![Note::Boot(self.home.clone(), Some(wire(incident)))];
+        notes.extend(forgotten.map(|home| Note::Boot(home, None)));
         if first {
             let verdict = &incident.verdict;
             tracing::warn!(

@@ -148,7 +148,8 @@ impl BatchSender {
         self.reported = false;
         self.telemetry.connections.inc();
         self.telemetry.connected.set(1);
-        let _hub_busy = self.notes.try_send(Note::Restored("send.batches"));
+        // Waited for: lost, it would never be said again.
+        let _hub_ended = self.notes.send(Note::Restored("send.batches".into())).await;
         self.keep_pace(welcome.batch_interval_ms, welcome.window_batches);
         for waiting in &mut self.in_flight {
             transmit(&requests, waiting).await?;

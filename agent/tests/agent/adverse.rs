@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::support::agent::Agent;
 use crate::support::aggregator::Aggregator;
-use crate::support::etcd::Etcd;
+use crate::support::etcd::{Etcd, VERSIONS};
 use crate::support::{is_root, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -391,4 +391,28 @@ fn a_stopped_etcd_is_told_as_such_and_requests_do_not_pile_up() {
     // A connection a request at most, not one more with every second.
     assert!(after < before + 8, "descriptors: {before}, then {after}");
     wait_for("it is scraped again", LIMIT, || is_ok(true));
+}
+
+#[test]
+fn an_etcd_with_authentication_on_is_read_as_far_as_it_lets_and_says_what_is_missing() {
+    let is_full = std::env::var_os("ETCD_MONITOR_FULL").is_some();
+    for version in VERSIONS.into_iter().filter(|version| is_full || *version == "3.6.16") {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(etcd) = Etcd::start(version, directory.path()) else { return };
+        etcd.ctl(&["user", "add", "root:secret"]);
+        etcd.ctl(&["user", "grant-role", "root", "root"]);
+        etcd.ctl(&["auth", "enable"]);
+        let server = Aggregator::start();
+        let _agent = Agent::start(directory.path(), server.address, &[]);
+        let member = wait_for("it is read", LIMIT, || {
+            let live = server.aggregator.live()?;
+            live.members.first().filter(|member| member.has_leader && live.number > 4).cloned()
+        });
+        eprintln!("{version}: {:?}", member.scrape_error);
+        // Whether Status is for everybody differs between versions; their metrics are.
+        let told =
+            member.scrape_error.contains("authentication on") && member.scrape_error.contains("role root");
+        assert!(member.scrape_ok || told, "{version}: {}", member.scrape_error);
+        assert!(member.db_size_bytes > 0, "{version}");
+    }
 }

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod aggregator;
 pub mod etcd;
 pub mod journald;
+pub mod kernel;
 pub mod standin;
 
 use std::time::{Duration, Instant};

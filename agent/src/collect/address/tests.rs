@@ -21,6 +21,8 @@ fn process(listen: &[&str], advertise: &[&str], metrics: &[&str], shares_network
         peer_tls: TlsFiles::default(),
         placement: Placement::default(),
         shares_network,
+        image: 0,
+        is_hidden: false,
         notes: Vec::new(),
     }
 }

@@ -20,6 +20,8 @@ fn process(pid: u32) -> EtcdProcess {
         peer_tls: TlsFiles::default(),
         placement: Placement::default(),
         shares_network: true,
+        image: 0,
+        is_hidden: false,
         notes: Vec::new(),
     }
 }

@@ -24,6 +24,8 @@ pub fn process(pid: u32, start_ticks: u64, data_dir: &Path) -> EtcdProcess {
         peer_tls: TlsFiles::default(),
         placement: Placement::default(),
         shares_network: true,
+        image: 0,
+        is_hidden: false,
         notes: Vec::new(),
     }
 }

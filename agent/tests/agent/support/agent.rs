@@ -30,11 +30,22 @@ impl Agent {
 
     /// The same for an aggregator with a URL of its own.
     pub fn start_for(directory: &Path, aggregator_url: &str, more: &[&str]) -> Self {
+        Self::start_by(&[], directory, aggregator_url, more)
+    }
+
+    /// Started by a program that executes what its last arguments say.
+    pub fn start_under(wrapper: &[&str], directory: &Path, aggregator: SocketAddr, more: &[&str]) -> Self {
+        Self::start_by(wrapper, directory, &format!("http://{aggregator}"), more)
+    }
+
+    fn start_by(wrapper: &[&str], directory: &Path, aggregator_url: &str, more: &[&str]) -> Self {
         let ready = directory.join("agent.ready");
         let _ = std::fs::remove_file(&ready);
         let log = directory.join("agent.log");
         let output = File::options().create(true).append(true).open(&log).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_etcd-monitor-agent"))
+        let mut words = wrapper.iter().copied().chain([env!("CARGO_BIN_EXE_etcd-monitor-agent")]);
+        let mut child = Command::new(words.next().unwrap())
+            .args(words)
             .arg("--state-dir")
             .arg(directory.join("agent"))
             .arg("--discovery-only-data-dir")

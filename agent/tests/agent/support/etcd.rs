@@ -114,6 +114,12 @@ impl Etcd {
         self.wait_until_ready();
     }
 
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
