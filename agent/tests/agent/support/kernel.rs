@@ -11,6 +11,7 @@ const HASH: u32 = 1;
 /// Everything that must not grow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holdings {
+    /// But for files of processes that live, of which there are more the more threads an etcd has.
     pub descriptors: usize,
     pub threads: usize,
     /// Open kernel objects: `prog_id`, `map_id`, `link_id`.
@@ -19,8 +20,12 @@ pub struct Holdings {
     pub entries: BTreeMap<String, usize>,
 }
 
-fn count(directory: &str) -> usize {
-    std::fs::read_dir(directory).map_or(0, Iterator::count)
+/// Whether a descriptor is of a file of a process that lives.
+fn is_of_live_process(descriptor: &std::fs::DirEntry) -> bool {
+    let target = std::fs::read_link(descriptor.path()).unwrap_or_default();
+    let mut parts = target.iter().skip(1);
+    let is_proc = parts.next().is_some_and(|part| part == "proc");
+    is_proc && parts.next().is_some_and(|process| std::path::Path::new("/proc").join(process).exists())
 }
 
 /// Of a process; needs root.
@@ -38,7 +43,9 @@ pub fn holdings(pid: u32) -> Holdings {
         }
     }
     let entries = maps.into_iter().filter_map(entries).collect();
-    let (descriptors, threads) = (count(&format!("/proc/{pid}/fd")), count(&format!("/proc/{pid}/task")));
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let descriptors = open.filter(|descriptor| !is_of_live_process(descriptor)).count();
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
     Holdings { descriptors, threads, objects, entries }
 }
 
