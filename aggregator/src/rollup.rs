@@ -54,6 +54,9 @@ const STATEMENT_TIME: Duration = Duration::from_secs(60);
 const MOST_MINUTES: Minute = 60;
 const GOOD_TIME: Duration = Duration::from_secs(2);
 
+/// Marked minutes that lie so near each other are recomputed in one statement.
+const NEAR: Minute = 10;
+
 /// Most hours that one statement recomputes.
 const MOST_HOURS: Minute = 6;
 
@@ -370,11 +373,15 @@ impl<'a> Work<'a> {
         Ok(done < complete)
     }
 
-    /// Recomputes single minutes, and the hours before `hours` that hold them.
+    /// Recomputes single minutes, and the hours before `hours` that hold them. Those between minutes that lie near each other
+    /// go along: a statement costs more than a few minutes in it.
     async fn late(&self, minutes: &[Minute], hours: Option<Minute>) -> Result<(), RollupError> {
-        for run in minutes.chunk_by(|a, b| a + 1 == *b && next(*a, DAY) == next(*b, DAY)) {
-            for piece in run.chunks(MOST_MINUTES as usize) {
-                self.both(piece[0], piece[0] + piece.len() as Minute).await?;
+        for run in minutes.chunk_by(|a, b| b - a <= NEAR && next(*a, DAY) == next(*b, DAY)) {
+            let (mut from, end) = (run[0], run[run.len() - 1] + 1);
+            while from < end {
+                let to = (from + MOST_MINUTES).min(end);
+                self.both(from, to).await?;
+                from = to;
             }
         }
         let mut all: Vec<Minute> = minutes.iter().map(|minute| begin(*minute, HOUR)).collect();
