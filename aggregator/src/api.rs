@@ -36,6 +36,7 @@ mod events;
 mod extract;
 mod problem;
 mod remainder;
+mod series;
 mod slow_syncs;
 mod sql;
 mod system;
@@ -108,6 +109,7 @@ pub struct Parts {
         (name = "clusters", description = "Clusters, members and leaders now"),
         (name = "telemetry", description = "What was stored, by time range; the last hour unless asked otherwise"),
         (name = "sql", description = "One read-only SELECT over what was stored"),
+        (name = "series", description = "History over time, of one cluster or several, as JSON, CSV or an Arrow stream"),
         (name = "diagnoses", description = "Why members are or were slow, and who did it"),
         (name = "alerts", description = "Alerts now and of the last day"),
         (name = "agentless", description = "Clusters that are watched without agents"),
@@ -143,6 +145,14 @@ fn routes() -> OpenApiRouter<Context> {
         .routes(routes!(slow_syncs::slow_syncs))
         .routes(routes!(telemetry::latency))
         .routes(routes!(telemetry::ledger))
+        .routes(routes!(series::metrics))
+        .routes(routes!(series::latency))
+        .routes(routes!(series::syncs))
+        .routes(routes!(series::writes))
+        .routes(routes!(series::io_others))
+        .routes(routes!(series::resources))
+        .routes(routes!(series::raft))
+        .routes(routes!(series::compare))
         .routes(routes!(events::events))
         .routes(routes!(sql::sql))
         .routes(routes!(diagnoses::diagnoses))

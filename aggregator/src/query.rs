@@ -17,6 +17,7 @@ mod events;
 mod latency;
 mod ledger;
 mod metrics;
+mod series;
 mod syncs;
 
 pub use autopsies::{SlowSync, SlowSyncFilter};
@@ -24,6 +25,10 @@ pub use events::{Event, EventFilter};
 pub use latency::{Latency, LatencyBucket};
 pub use ledger::{Blind, LedgerAccount};
 pub use metrics::MetricSample;
+pub use series::{
+    Apart, Ask, DEFAULT_POINTS, Function, Gap, Group, History, MAX_POINTS, MAX_VALUES, MetricScope,
+    OthersScope, Plan, PlanError, Question, Resolution, Retention, Series, SyncScope,
+};
 pub use syncs::{Sync, SyncCount, SyncFilter};
 
 /// Most rows a single answer may hold; a larger limit is cut to this.
@@ -44,6 +49,14 @@ pub enum QueryError {
     /// The answer would be larger than [`MAX_ROWS`] allows or takes too long; a narrower range helps.
     #[error("answer too large or too slow, ask for a narrower range")]
     TooMuch(#[source] Option<clickhouse::error::Error>),
+    /// The answer would have more than one answer may have.
+    #[error("the answer has more than {limit} {what}: take longer steps, a narrower range, or fewer series")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
     /// ClickHouse refused or lost the query.
     #[error("query {name} failed")]
     Failed {
@@ -68,6 +81,7 @@ pub struct TimeRange {
 #[derive(Clone, Debug)]
 pub struct Query {
     client: Client,
+    retention: Retention,
 }
 
 /// The file class of a name as the API and the tables write it (`wal`, `backend` …).
@@ -78,7 +92,18 @@ pub fn class_by_name(name: &str) -> Option<FileClass> {
 impl Query {
     /// Reads through `client`.
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, retention: Retention::default() }
+    }
+
+    /// Knows how long the rows of each table are kept.
+    #[must_use]
+    pub fn with_retention(self, retention: Retention) -> Self {
+        Self { retention, ..self }
+    }
+
+    /// How long the rows of each table are kept.
+    pub const fn retention(&self) -> &Retention {
+        &self.retention
     }
 
     /// Whether ClickHouse answers.
@@ -108,6 +133,8 @@ enum Value {
     Signed(i64),
     Unsigned(u64),
     Text(String),
+    Numbers(Vec<u64>),
+    Texts(Vec<String>),
 }
 
 impl Select {
@@ -124,6 +151,11 @@ impl Select {
 
     fn text(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.parameters.push((name, Value::Text(value.into())));
+        self
+    }
+
+    fn texts(mut self, name: &'static str, values: &[String]) -> Self {
+        self.parameters.push((name, Value::Texts(values.to_vec())));
         self
     }
 
@@ -145,6 +177,16 @@ impl Select {
             Some(member) => self.sql(" AND member = {member:UInt64}").unsigned("member", member),
             None => self,
         }
+    }
+
+    fn numbers(mut self, name: &'static str, values: &[u64]) -> Self {
+        self.parameters.push((name, Value::Numbers(values.to_vec())));
+        self
+    }
+
+    /// ` AND member IN …` when some members are asked for.
+    fn members(self, members: &[u64]) -> Self {
+        self.sql(in_members(members)).numbers("members", members)
     }
 
     /// ` AND class = …` when a class is asked for.
@@ -170,6 +212,8 @@ impl Select {
                 Value::Signed(value) => query.param(name, value),
                 Value::Unsigned(value) => query.param(name, value),
                 Value::Text(value) => query.param(name, value),
+                Value::Numbers(values) => query.param(name, values),
+                Value::Texts(values) => query.param(name, values),
             };
         }
         // The engine's own limit comes first; this one is for a connection that went silent.
@@ -177,6 +221,11 @@ impl Select {
             tokio::time::timeout(MAX_EXECUTION + Duration::from_secs(5), query.fetch_all::<T>()).await;
         answer.unwrap_or(Err(clickhouse::error::Error::TimedOut)).map_err(|error| failed(self.name, error))
     }
+}
+
+/// SQL condition on `member` when some are asked for; its value is `{members:Array(UInt64)}`.
+const fn in_members(members: &[u64]) -> &'static str {
+    if members.is_empty() { "" } else { " AND member IN {members:Array(UInt64)}" }
 }
 
 /// SQL condition on `at`; its values come from [`Select::range`].

@@ -2,8 +2,11 @@
 //! with every request, so that no request ever waits for the evaluation.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use etcdmon_proto::v1::FileClass;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -42,7 +45,25 @@ pub struct ClusterView {
     pub leader: LeaderView,
     /// Its members, by id.
     pub members: Vec<MemberView>,
+    /// Syncs of the last seconds, which may not be stored yet.
+    pub recent_syncs: Vec<RecentSyncs>,
 }
+
+/// Syncs of a member and file class that ended in about a second.
+#[derive(Debug, Clone)]
+pub struct RecentSyncs {
+    /// etcd member id.
+    pub member: u64,
+    /// File class.
+    pub class: FileClass,
+    /// End of that second, Unix nanoseconds.
+    pub to_ns: i64,
+    /// (bucket, count).
+    pub pairs: Arc<[(u16, u32)]>,
+}
+
+/// What is stored later than this is late anyhow; what came before is stored.
+const RECENT: Duration = Duration::from_secs(30);
 
 /// A cluster.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -317,7 +338,15 @@ impl Maker<'_> {
                 last_seen: None,
                 diagnoses: self.open(entry.cluster),
             };
-            (entry.cluster, ClusterView { summary, leader: LeaderView::default(), members: Vec::new() })
+            (
+                entry.cluster,
+                ClusterView {
+                    summary,
+                    leader: LeaderView::default(),
+                    members: Vec::new(),
+                    recent_syncs: Vec::new(),
+                },
+            )
         });
         let heard = self.model.clusters().map(|(id, cluster)| (id, self.cluster(id, cluster, registry)));
         silent.chain(heard).collect()
@@ -337,7 +366,15 @@ impl Maker<'_> {
             last_seen: Some(self.date(cluster.last_seen)),
             diagnoses: self.open(id),
         };
-        ClusterView { summary, leader, members }
+        let recent_syncs = cluster.members.iter().flat_map(|(member, known)| {
+            known.recent_syncs(self.at, RECENT).map(|(class, to, pairs)| RecentSyncs {
+                member: *member,
+                class,
+                to_ns: to.shifted(self.offset_ns).nanos(),
+                pairs,
+            })
+        });
+        ClusterView { summary, leader, members, recent_syncs: recent_syncs.collect() }
     }
 
     fn state(&self, id: Uuid, cluster: &Cluster, members: &[MemberView]) -> &'static str {

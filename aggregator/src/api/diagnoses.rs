@@ -22,9 +22,9 @@ pub struct DiagnosisScope {
     state: Option<String>,
     /// Only this member: 16 hexadecimal digits.
     member: Option<String>,
-    /// Only those that were not over before this time, RFC 3339.
+    /// Only those that were not over before this time: RFC 3339, Unix seconds, or before now such as `-1h`.
     from: Option<String>,
-    /// Only those that began before this time, RFC 3339.
+    /// Only those that began before this time: RFC 3339, Unix seconds, or before now such as `-1h`.
     to: Option<String>,
     /// Most diagnoses, 1 to 10000; 1000 when left out.
     #[param(minimum = 1, maximum = 10000)]
@@ -49,7 +49,7 @@ struct Filter {
 }
 
 impl Filter {
-    fn new(scope: &DiagnosisScope) -> Result<Self, Problem> {
+    fn new(scope: &DiagnosisScope, now: DateTime<Utc>) -> Result<Self, Problem> {
         let is_open = match scope.state.as_deref() {
             None => None,
             Some("open") => Some(true),
@@ -59,8 +59,10 @@ impl Filter {
                 return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
             }
         };
-        let (from, to) =
-            (extract::time("from", scope.from.as_deref())?, extract::time("to", scope.to.as_deref())?);
+        let (from, to) = (
+            extract::time("from", scope.from.as_deref(), now)?,
+            extract::time("to", scope.to.as_deref(), now)?,
+        );
         if from.zip(to).is_some_and(|(from, to)| from >= to) {
             return Err(Problem::new(StatusCode::BAD_REQUEST, "from: must lie before to"));
         }
@@ -99,7 +101,7 @@ pub async fn diagnoses(
     Cluster(cluster): Cluster,
     Parameters(scope): Parameters<DiagnosisScope>,
 ) -> Result<Json<Diagnoses>, Problem> {
-    let filter = Filter::new(&scope)?;
+    let filter = Filter::new(&scope, context.now())?;
     let view = context.shared.view.borrow().clone();
     let all = view.diagnoses.of(cluster.summary.id).iter();
     let found = all.filter(|diagnosis| filter.fits(diagnosis)).take(filter.limit);
@@ -169,7 +171,7 @@ mod tests {
     }
 
     fn fits(scope: DiagnosisScope) -> [bool; 2] {
-        let filter = Filter::new(&scope).unwrap();
+        let filter = Filter::new(&scope, DateTime::UNIX_EPOCH).unwrap();
         [diagnosis(0, Some(30)), diagnosis(60, None)].map(|one| filter.fits(&one))
     }
 
@@ -204,12 +206,12 @@ mod tests {
         let cases = [
             (DiagnosisScope { state: Some("done".to_owned()), ..Default::default() }, "state: \"done\""),
             (DiagnosisScope { member: Some("x".to_owned()), ..Default::default() }, "member: \"x\""),
-            (DiagnosisScope { from: Some("now".to_owned()), ..Default::default() }, "from: \"now\""),
+            (DiagnosisScope { from: Some("soon".to_owned()), ..Default::default() }, "from: \"soon\""),
             (DiagnosisScope { from: time(5), to: time(5), ..Default::default() }, "from: must lie before to"),
             (DiagnosisScope { limit: Some(0), ..Default::default() }, "limit: 0"),
         ];
         for (scope, expected) in cases {
-            let problem = Filter::new(&scope).expect_err(expected);
+            let problem = Filter::new(&scope, DateTime::UNIX_EPOCH).expect_err(expected);
             assert!(problem.status == 400 && problem.detail.contains(expected), "{problem:?}");
         }
     }

@@ -9,6 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::extract::{self, Cluster, Parameters};
+use super::problem::Failures;
 use super::{Context, Problem};
 use crate::query::{self, EventFilter};
 use crate::view::hex;
@@ -25,9 +26,9 @@ pub struct EventScope {
     member: Option<String>,
     /// Only this kind, such as `raft.leader_elected`, or all that begin with it when it ends with a dot, such as `raft.`.
     kind: Option<String>,
-    /// Inclusive begin, RFC 3339; an hour before `to` when left out.
+    /// Inclusive begin: RFC 3339, Unix seconds, or before now such as `-1h`; an hour before `to` when left out.
     from: Option<String>,
-    /// Exclusive end, RFC 3339; now when left out.
+    /// Exclusive end, in the same ways; now when left out.
     to: Option<String>,
     /// Most events, 1 to 10000; 1000 when left out.
     #[param(minimum = 1, maximum = 10000)]
@@ -64,13 +65,7 @@ pub struct Event {
     params(("cluster" = String, Path, description = "UUID, etcd cluster id or name"), EventScope),
     responses(
         (status = 200, body = Events),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "A parameter does not fit"),
-        (status = 401, body = Problem, content_type = "application/problem+json", description = "No valid token"),
-        (status = 404, body = Problem, content_type = "application/problem+json", description = "No such cluster"),
-        (status = 409, body = Problem, content_type = "application/problem+json", description = "Several clusters have this name"),
-        (status = 422, body = Problem, content_type = "application/problem+json", description = "The answer would be too large"),
-        (status = 502, body = Problem, content_type = "application/problem+json", description = "ClickHouse failed"),
-        (status = 503, body = Problem, content_type = "application/problem+json", description = "ClickHouse is not there"),
+        Failures,
     )
 )]
 pub async fn events(

@@ -1,5 +1,7 @@
 //! Errors as `application/problem+json`.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::Request;
@@ -10,6 +12,8 @@ use axum::response::{IntoResponse, Response};
 use etcdmon_service::logging::ErrorChain;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::response::ResponseBuilder;
+use utoipa::openapi::{Content, Ref, RefOr};
 
 use super::TIMEOUT;
 use crate::query::QueryError;
@@ -61,11 +65,35 @@ impl IntoResponse for Problem {
     }
 }
 
+/// Failures of a question to ClickHouse about a cluster, for the OpenAPI description: one definition for all of them.
+pub struct Failures;
+
+impl utoipa::IntoResponses for Failures {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        const ALL: [(u16, &str); 7] = [
+            (400, "A parameter does not fit"),
+            (401, "No valid token"),
+            (404, "No such cluster"),
+            (409, "Several clusters have this name"),
+            (422, "The answer would be too large"),
+            (502, "ClickHouse failed"),
+            (503, "ClickHouse is not there"),
+        ];
+        let problem = || Content::new(Some(RefOr::Ref(Ref::from_schema_name("Problem"))));
+        let response = |(status, description): (u16, &str)| {
+            let response = ResponseBuilder::new().description(description);
+            let response = response.content("application/problem+json", problem()).build();
+            (status.to_string(), RefOr::T(response))
+        };
+        ALL.into_iter().map(response).collect()
+    }
+}
+
 impl From<QueryError> for Problem {
     fn from(error: QueryError) -> Self {
         let status = match error {
             QueryError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-            QueryError::TooMuch(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            QueryError::TooMuch(_) | QueryError::TooMany { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             QueryError::Failed { .. } => StatusCode::BAD_GATEWAY,
         };
         let chain = ErrorChain(&error).to_string();

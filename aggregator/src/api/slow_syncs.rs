@@ -4,31 +4,15 @@ use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::extract::{self, Cluster, Parameters};
-use super::{Context, Problem, telemetry};
+use super::problem::Failures;
+use super::telemetry::SyncScope;
+use super::{Context, Problem};
 use crate::query::{self, SlowSyncFilter};
 use crate::view::hex;
-
-/// Which slow syncs.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub struct SlowSyncScope {
-    /// Only this member: 16 hexadecimal digits.
-    member: Option<String>,
-    /// Only this file class: `wal`, `backend`, `snapshot`, `defrag`, `directory` or `other`.
-    class: Option<String>,
-    /// Inclusive begin, RFC 3339; an hour before `to` when left out.
-    from: Option<String>,
-    /// Exclusive end, RFC 3339; now when left out.
-    to: Option<String>,
-    /// Most rows, 1 to 10000; 1000 when left out.
-    #[param(minimum = 1, maximum = 10000)]
-    limit: Option<u64>,
-}
 
 /// Slow syncs that were examined.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -229,26 +213,20 @@ impl From<query::SlowSync> for SlowSync {
 /// disk; of those that are, so many a second are examined, and the others are dropped rows of the ledger's stream `autopsy`.
 #[utoipa::path(
     get, path = "/api/v1/clusters/{cluster}/slow-syncs", tag = "telemetry", operation_id = "listSlowSyncs",
-    params(("cluster" = String, Path, description = "UUID, etcd cluster id or name"), SlowSyncScope),
+    params(("cluster" = String, Path, description = "UUID, etcd cluster id or name"), SyncScope),
     responses(
         (status = 200, body = SlowSyncs),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "A parameter does not fit"),
-        (status = 401, body = Problem, content_type = "application/problem+json", description = "No valid token"),
-        (status = 404, body = Problem, content_type = "application/problem+json", description = "No such cluster"),
-        (status = 409, body = Problem, content_type = "application/problem+json", description = "Several clusters have this name"),
-        (status = 422, body = Problem, content_type = "application/problem+json", description = "The answer would be too large"),
-        (status = 502, body = Problem, content_type = "application/problem+json", description = "ClickHouse failed"),
-        (status = 503, body = Problem, content_type = "application/problem+json", description = "ClickHouse is not there"),
+        Failures,
     )
 )]
 pub async fn slow_syncs(
     State(context): State<Context>,
     Cluster(cluster): Cluster,
-    Parameters(scope): Parameters<SlowSyncScope>,
+    Parameters(scope): Parameters<SyncScope>,
 ) -> Result<Json<SlowSyncs>, Problem> {
     let filter = SlowSyncFilter {
         member: extract::member(scope.member.as_deref())?,
-        class: telemetry::class(scope.class.as_deref())?,
+        class: extract::class(scope.class.as_deref())?,
         range: extract::range(scope.from.as_deref(), scope.to.as_deref(), context.now())?,
         limit: extract::limit(scope.limit)?,
     };

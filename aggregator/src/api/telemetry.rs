@@ -6,13 +6,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
-use etcdmon_proto::v1::FileClass;
 use serde::{Deserialize, Serialize};
 use tokio::sync::SemaphorePermit;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::extract::{self, Cluster, Parameters};
+use super::problem::Failures;
 use super::{Context, Problem};
 use crate::query::{self, SyncFilter, TimeRange};
 use crate::view::hex;
@@ -39,28 +39,28 @@ pub struct Scope {
     member: Option<String>,
     /// Only this file class: `wal`, `backend`, `snapshot`, `defrag`, `directory` or `other`.
     class: Option<String>,
-    /// Inclusive begin, RFC 3339; an hour before `to` when left out.
+    /// Inclusive begin: RFC 3339, Unix seconds, or before now such as `-1h`; an hour before `to` when left out.
     from: Option<String>,
-    /// Exclusive end, RFC 3339; now when left out.
+    /// Exclusive end, in the same ways; now when left out.
     to: Option<String>,
 }
 
-/// Which rows of syncs.
+/// Which rows of syncs, or of what was found out about them.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct SyncScope {
     /// Only this member: 16 hexadecimal digits.
-    member: Option<String>,
+    pub(super) member: Option<String>,
     /// Only this file class: `wal`, `backend`, `snapshot`, `defrag`, `directory` or `other`.
-    class: Option<String>,
-    /// Inclusive begin, RFC 3339; an hour before `to` when left out.
-    from: Option<String>,
-    /// Exclusive end, RFC 3339; now when left out.
-    to: Option<String>,
+    pub(super) class: Option<String>,
+    /// Inclusive begin: RFC 3339, Unix seconds, or before now such as `-1h`; an hour before `to` when left out.
+    pub(super) from: Option<String>,
+    /// Exclusive end, in the same ways; now when left out.
+    pub(super) to: Option<String>,
     /// Most rows, 1 to 10000; 1000 when left out.
     #[param(minimum = 1, maximum = 10000)]
-    limit: Option<u64>,
+    pub(super) limit: Option<u64>,
 }
 
 /// Which part of what was stored, for all file classes.
@@ -70,9 +70,9 @@ pub struct SyncScope {
 pub struct MemberScope {
     /// Only this member: 16 hexadecimal digits.
     member: Option<String>,
-    /// Inclusive begin, RFC 3339; an hour before `to` when left out.
+    /// Inclusive begin: RFC 3339, Unix seconds, or before now such as `-1h`; an hour before `to` when left out.
     from: Option<String>,
-    /// Exclusive end, RFC 3339; now when left out.
+    /// Exclusive end, in the same ways; now when left out.
     to: Option<String>,
 }
 
@@ -85,14 +85,6 @@ pub struct SeriesFilter {
     member: Option<String>,
     /// Only series of this name.
     name: Option<String>,
-}
-
-pub(super) fn class(text: Option<&str>) -> Result<Option<FileClass>, Problem> {
-    let Some(text) = text else { return Ok(None) };
-    let names: Vec<&str> = FileClass::ALL.iter().map(|class| class.name()).collect();
-    query::class_by_name(text).map(Some).ok_or_else(|| {
-        Problem::new(StatusCode::BAD_REQUEST, format!("class: {text:?} is not one of {}", names.join(", ")))
-    })
 }
 
 /// The newest samples.
@@ -123,13 +115,7 @@ pub struct Sample {
     params(("cluster" = String, Path, description = "UUID, etcd cluster id or name"), SeriesFilter),
     responses(
         (status = 200, body = Samples),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "A parameter does not fit"),
-        (status = 401, body = Problem, content_type = "application/problem+json", description = "No valid token"),
-        (status = 404, body = Problem, content_type = "application/problem+json", description = "No such cluster"),
-        (status = 409, body = Problem, content_type = "application/problem+json", description = "Several clusters have this name"),
-        (status = 422, body = Problem, content_type = "application/problem+json", description = "The answer would be too large"),
-        (status = 502, body = Problem, content_type = "application/problem+json", description = "ClickHouse failed"),
-        (status = 503, body = Problem, content_type = "application/problem+json", description = "ClickHouse is not there"),
+        Failures,
     )
 )]
 pub async fn current_metrics(
@@ -219,13 +205,7 @@ impl From<query::Sync> for Sync {
     params(("cluster" = String, Path, description = "UUID, etcd cluster id or name"), SyncScope),
     responses(
         (status = 200, body = Syncs),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "A parameter does not fit"),
-        (status = 401, body = Problem, content_type = "application/problem+json", description = "No valid token"),
-        (status = 404, body = Problem, content_type = "application/problem+json", description = "No such cluster"),
-        (status = 409, body = Problem, content_type = "application/problem+json", description = "Several clusters have this name"),
-        (status = 422, body = Problem, content_type = "application/problem+json", description = "The answer would be too large"),
-        (status = 502, body = Problem, content_type = "application/problem+json", description = "ClickHouse failed"),
-        (status = 503, body = Problem, content_type = "application/problem+json", description = "ClickHouse is not there"),
+        Failures,
     )
 )]
 pub async fn syncs(
@@ -236,7 +216,7 @@ pub async fn syncs(
     let limit = extract::limit(scope.limit)?;
     let filter = SyncFilter {
         member: extract::member(scope.member.as_deref())?,
-        class: class(scope.class.as_deref())?,
+        class: extract::class(scope.class.as_deref())?,
         range: extract::range(scope.from.as_deref(), scope.to.as_deref(), context.now())?,
         limit,
     };
@@ -271,13 +251,7 @@ pub struct SyncCount {
     params(("cluster" = String, Path, description = "UUID, etcd cluster id or name"), MemberScope),
     responses(
         (status = 200, body = SyncCounts),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "A parameter does not fit"),
-        (status = 401, body = Problem, content_type = "application/problem+json", description = "No valid token"),
-        (status = 404, body = Problem, content_type = "application/problem+json", description = "No such cluster"),
-        (status = 409, body = Problem, content_type = "application/problem+json", description = "Several clusters have this name"),
-        (status = 422, body = Problem, content_type = "application/problem+json", description = "The answer would be too large"),
-        (status = 502, body = Problem, content_type = "application/problem+json", description = "ClickHouse failed"),
-        (status = 503, body = Problem, content_type = "application/problem+json", description = "ClickHouse is not there"),
+        Failures,
     )
 )]
 pub async fn sync_counts(
@@ -371,13 +345,7 @@ impl From<query::Latency> for Latency {
     params(("cluster" = String, Path, description = "UUID, etcd cluster id or name"), Scope),
     responses(
         (status = 200, body = Latency),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "A parameter does not fit"),
-        (status = 401, body = Problem, content_type = "application/problem+json", description = "No valid token"),
-        (status = 404, body = Problem, content_type = "application/problem+json", description = "No such cluster"),
-        (status = 409, body = Problem, content_type = "application/problem+json", description = "Several clusters have this name"),
-        (status = 422, body = Problem, content_type = "application/problem+json", description = "The answer would be too large"),
-        (status = 502, body = Problem, content_type = "application/problem+json", description = "ClickHouse failed"),
-        (status = 503, body = Problem, content_type = "application/problem+json", description = "ClickHouse is not there"),
+        Failures,
     )
 )]
 pub async fn latency(
@@ -386,7 +354,7 @@ pub async fn latency(
     Parameters(scope): Parameters<Scope>,
 ) -> Result<Json<Latency>, Problem> {
     let member = extract::member(scope.member.as_deref())?;
-    let class = class(scope.class.as_deref())?;
+    let class = extract::class(scope.class.as_deref())?;
     let range = extract::range(scope.from.as_deref(), scope.to.as_deref(), context.now())?;
     let _turn = context.turn().await?;
     let found = context.shared.query.latency(cluster.summary.id, member, class, range).await?;
@@ -450,13 +418,7 @@ pub struct BlindInterval {
     params(("cluster" = String, Path, description = "UUID, etcd cluster id or name"), MemberScope),
     responses(
         (status = 200, body = LedgerRows),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "A parameter does not fit"),
-        (status = 401, body = Problem, content_type = "application/problem+json", description = "No valid token"),
-        (status = 404, body = Problem, content_type = "application/problem+json", description = "No such cluster"),
-        (status = 409, body = Problem, content_type = "application/problem+json", description = "Several clusters have this name"),
-        (status = 422, body = Problem, content_type = "application/problem+json", description = "The answer would be too large"),
-        (status = 502, body = Problem, content_type = "application/problem+json", description = "ClickHouse failed"),
-        (status = 503, body = Problem, content_type = "application/problem+json", description = "ClickHouse is not there"),
+        Failures,
     )
 )]
 pub async fn ledger(

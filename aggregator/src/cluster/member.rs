@@ -1,6 +1,7 @@
 //! One member of a cluster: what agents report of it, and what follows for its health.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcdmon_proto::convert::CodingError;
@@ -226,6 +227,18 @@ impl Member {
     /// Latencies as [`Member::syncs`] has them, with what became known only afterwards: for charts, not for rules.
     pub fn syncs_history(&self, at: At, class: v1::FileClass, span: Duration) -> Window {
         self.series.get(&(class as i32)).map_or_else(Window::default, |series| series.history(at, span))
+    }
+
+    /// What ended in the `span` before `at`, by file class and delta, for whoever needs it second by second.
+    pub fn recent_syncs(
+        &self,
+        at: At,
+        span: Duration,
+    ) -> impl Iterator<Item = (v1::FileClass, At, Arc<[(u16, u32)]>)> {
+        self.series.iter().flat_map(move |(class, series)| {
+            let class = v1::FileClass::try_from(*class).unwrap_or_default();
+            series.recent(at, span).map(move |(to, pairs)| (class, to, pairs))
+        })
     }
 
     /// Fills gaps with what `agent` counted up to `at` and sends late.

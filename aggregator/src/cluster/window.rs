@@ -5,6 +5,7 @@
 //! a new base. What an agent sends late fills the gap: charts see it, rules do not, since it says nothing about now.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcdmon_histogram::{BUCKETS, bucket_of, midpoint_ns, quantile_ns, upper_ns};
@@ -34,7 +35,7 @@ struct Delta {
     /// Known only afterwards.
     late: bool,
     /// (bucket, count); counts above `u32::MAX` a second do not happen and are cut.
-    pairs: Box<[(u16, u32)]>,
+    pairs: Arc<[(u16, u32)]>,
 }
 
 /// A stretch without deltas, between two cumulative histograms of one epoch.
@@ -130,6 +131,13 @@ impl Series {
         self.merge(at, span, |_| true)
     }
 
+    /// What ended in the `span` before `at`, delta by delta, newest first: its end, and (bucket, count).
+    pub fn recent(&self, at: At, span: Duration) -> impl Iterator<Item = (At, Arc<[(u16, u32)]>)> {
+        let from = at.minus(span);
+        let wanted = self.deltas.iter().rev().take_while(move |delta| delta.to > from);
+        wanted.map(|delta| (delta.to, Arc::clone(&delta.pairs)))
+    }
+
     fn merge(&self, at: At, span: Duration, is_wanted: impl Fn(&Delta) -> bool) -> Window {
         let from = at.minus(span);
         let mut window = Window::default();
@@ -143,7 +151,7 @@ impl Series {
 }
 
 /// The counts that `now` has more than `base`; `None` when any count went backwards.
-fn difference(base: &Cumulative, now: &Cumulative) -> Option<Box<[(u16, u32)]>> {
+fn difference(base: &Cumulative, now: &Cumulative) -> Option<Arc<[(u16, u32)]>> {
     let mut old = base.pairs.iter().copied().peekable();
     let mut pairs = Vec::new();
     for (bucket, count) in &now.pairs {
@@ -160,7 +168,7 @@ fn difference(base: &Cumulative, now: &Cumulative) -> Option<Box<[(u16, u32)]>> 
             more => pairs.push((*bucket, u32::try_from(more).unwrap_or(u32::MAX))),
         }
     }
-    old.all(|(_, count)| count == 0).then(|| pairs.into_boxed_slice())
+    old.all(|(_, count)| count == 0).then(|| pairs.into())
 }
 
 /// Latencies of a window, merged.

@@ -204,17 +204,12 @@ fn spawn(
     ingest: &str,
 ) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(directory.path().join("log")).unwrap();
-    Command::new(BINARY)
-        .args([
-            "--listen-api",
-            api,
-            "--listen-ingest",
-            ingest,
-            "--clickhouse-url",
-            NO_CLICKHOUSE,
-            "--log-filter",
-            "debug,h2=info,hyper=info",
-        ])
+    let mut command = Command::new(BINARY);
+    if !arguments.iter().any(|argument| argument == "--clickhouse-url") {
+        command.args(["--clickhouse-url", NO_CLICKHOUSE]);
+    }
+    command
+        .args(["--listen-api", api, "--listen-ingest", ingest, "--log-filter", "debug,h2=info,hyper=info"])
         .arg("--state-dir")
         .arg(state)
         .arg("--ready-file")
