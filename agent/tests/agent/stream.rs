@@ -59,6 +59,12 @@ fn wal_syncs_agree_with_etcds_own_count_on_every_version() {
             agent.log().contains(&format!("member=\"{:016x}\"", identity(member))),
             "{version}: WAL not read"
         );
+        let page = agent.page("/probes");
+        let (_head, body) = page.split_once("\r\n\r\n").expect("an answer");
+        let probes: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        let watch = &probes["watches"][0];
+        assert!(watch["syncs"].as_u64() >= Some(counted) && watch["hook"].is_string(), "{version}: {probes}");
+        assert!(probes["programs"].as_array().is_some_and(|all| !all.is_empty()), "{version}: {probes}");
         // It takes a few readings of etcd's counter until the agent knows how many it is.
         let blind = wait_for("the blind interval is stated", LIMIT, || {
             let rows = server.aggregator.ledger().into_iter();
