@@ -11,6 +11,9 @@ const PF_KTHREAD: u64 = 0x0020_0000;
 /// Most bytes read of a command line or environment; the kernel itself allows far more.
 const TEXT_LIMIT: u64 = 1 << 20;
 
+/// Most files are shorter. The kernel names no size for them, and with less room each is read in many small steps.
+const USUAL_BYTES: usize = 4 << 10;
+
 /// A `/proc` tree.
 #[derive(Debug, Clone)]
 pub struct ProcFs {
@@ -99,7 +102,7 @@ impl ProcFs {
 
     /// The process's `stat`; `None` when it is gone or not of that form.
     pub fn stat(&self, pid: u32) -> Option<Stat> {
-        Stat::parse(&String::from_utf8_lossy(&fs::read(self.path(pid, "stat")).ok()?))
+        Stat::parse(&String::from_utf8_lossy(&self.read(pid, "stat").ok()?))
     }
 
     /// A small file of the process in full.
@@ -107,7 +110,7 @@ impl ProcFs {
     /// # Errors
     /// When it can't be read.
     pub fn read(&self, pid: u32, file: &str) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(USUAL_BYTES);
         // A process may say (prctl(2), PR_SET_MM) that all of its memory is its command line.
         fs::File::open(self.path(pid, file))?.take(TEXT_LIMIT).read_to_end(&mut bytes)?;
         Ok(bytes)

@@ -2,10 +2,12 @@
 //!
 //! From `/proc/PID/fdinfo`, which names inode (5.14 and newer) and mount without touching the file: on a filesystem that hangs, asking
 //! the file itself would hang as well. It is a search through all processes, so it is made seldom and ends at a bound;
-//! whoever held the file the last time is asked first.
+//! whoever held the file the last time is asked first, and a file that nobody was found to hold is not searched for again
+//! for a while: whoever wrote it has closed it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Instant;
 
 use crate::collect::disk::device::Number;
 use crate::collect::disk::mount::Mount;
@@ -13,6 +15,12 @@ use crate::discover::ProcFs;
 
 /// Two searches are at least this far apart.
 const SEARCH_EVERY_NS: u64 = 5_000_000_000;
+
+/// A file that nobody was found to hold is searched for again after this time.
+const IN_VAIN_FOR_NS: u64 = 20_000_000_000;
+
+/// Searches have no more than this part of the time, however long one takes.
+const SHARE_OF_SEARCHING: u64 = 500;
 
 /// Descriptors that a search looks at.
 const SEARCHED: usize = 20_000;
@@ -26,7 +34,12 @@ pub struct Holders {
     proc: ProcFs,
     /// By inode: the process, and when it was last asked for.
     known: BTreeMap<u64, (u32, u64)>,
+    /// By inode: when it was searched for and not found.
+    in_vain: BTreeMap<u64, u64>,
+    /// When the last search began.
     searched_ns: Option<u64>,
+    /// How long the last search took.
+    lasted_ns: u64,
 }
 
 /// A file, as writeback names it: the number of the inode, and where its filesystem may be.
@@ -41,7 +54,7 @@ pub struct File {
 impl Holders {
     /// By this tree.
     pub fn new(proc: ProcFs) -> Self {
-        Self { proc, known: BTreeMap::new(), searched_ns: None }
+        Self { proc, known: BTreeMap::new(), in_vain: BTreeMap::new(), searched_ns: None, lasted_ns: 0 }
     }
 
     /// A process that may write to the file.
@@ -56,11 +69,23 @@ impl Holders {
             }
             self.known.remove(&file.inode);
         }
-        if self.searched_ns.is_some_and(|at_ns| now_ns.saturating_sub(at_ns) < SEARCH_EVERY_NS) {
+        let pause_ns = SEARCH_EVERY_NS.max(self.lasted_ns.saturating_mul(SHARE_OF_SEARCHING));
+        if self.searched_ns.is_some_and(|at_ns| now_ns.saturating_sub(at_ns) < pause_ns) {
+            return None;
+        }
+        self.in_vain.retain(|_, at_ns| now_ns.saturating_sub(*at_ns) < IN_VAIN_FOR_NS);
+        if self.in_vain.contains_key(&file.inode) {
             return None;
         }
         self.searched_ns = Some(now_ns);
-        let pid = self.search(file)?;
+        let begin = Instant::now();
+        let found = self.search(file);
+        self.lasted_ns = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let Some(pid) = found else {
+            // No more than there are searches in that time.
+            self.in_vain.insert(file.inode, now_ns);
+            return None;
+        };
         if self.known.len() >= REMEMBERED
             && let Some(oldest) =
                 self.known.iter().min_by_key(|(_, (_, asked_ns))| *asked_ns).map(|(inode, _)| *inode)
@@ -176,9 +201,35 @@ mod tests {
         assert_eq!(recorded.holders.of(FILE, 6), Some(600));
         let other = File { inode: 78, ..FILE };
         assert_eq!(recorded.holders.of(other, 6), None);
+        recorded.holders.lasted_ns = 0;
         assert_eq!(recorded.holders.of(other, 5 + SEARCH_EVERY_NS), Some(601));
         recorded.add(600, 79, "0100001", "254:1");
+        recorded.holders.lasted_ns = 0;
         assert_eq!(recorded.holders.of(FILE, 7 + SEARCH_EVERY_NS), None, "closed");
+    }
+
+    #[test]
+    fn searches_that_take_long_are_made_more_seldom() {
+        let mut recorded = recorded();
+        recorded.add(600, 77, "0100001", "254:1");
+        recorded.holders.searched_ns = Some(5);
+        recorded.holders.lasted_ns = SEARCH_EVERY_NS / 100;
+        assert_eq!(recorded.holders.of(FILE, 5 + 5 * SEARCH_EVERY_NS - 1), None);
+        assert_eq!(recorded.holders.of(FILE, 5 + 5 * SEARCH_EVERY_NS), Some(600));
+    }
+
+    #[test]
+    fn a_file_that_nobody_holds_is_not_searched_for_again_for_a_while() {
+        let mut recorded = recorded();
+        assert_eq!(recorded.holders.of(FILE, 5), None);
+        recorded.holders.lasted_ns = 0;
+        recorded.add(600, 77, "0100001", "254:1");
+        recorded.add(601, 78, "0100001", "254:1");
+        assert_eq!(recorded.holders.of(FILE, 5 + SEARCH_EVERY_NS), None);
+        let other = File { inode: 78, ..FILE };
+        assert_eq!(recorded.holders.of(other, 5 + SEARCH_EVERY_NS), Some(601), "others are searched for");
+        recorded.holders.lasted_ns = 0;
+        assert_eq!(recorded.holders.of(FILE, 5 + IN_VAIN_FOR_NS), Some(600));
     }
 
     #[test]
@@ -192,6 +243,7 @@ mod tests {
         {
             std::fs::write(fdinfo.join("3"), text).expect("written");
             recorded.holders.searched_ns = None;
+            recorded.holders.in_vain.clear();
             assert_eq!(recorded.holders.of(FILE, 0), None, "{text:?}");
         }
     }
