@@ -36,12 +36,14 @@ use crate::sql::native::{NativeError, Rewriter};
 use crate::sql::{Format, Limits, Sql, SqlError, Statement};
 
 /// Settings that clients send and that change nothing of an answer here.
-const IGNORED: [&str; 11] = [
+const IGNORED: [&str; 13] = [
     "readonly",
     "log_comment",
     "log_queries",
     "enable_http_compression",
     "http_zlib_compression_level",
+    "network_compression_method",
+    "network_zstd_compression_level",
     "send_progress_in_http_headers",
     "http_headers_progress_interval_ms",
     "cancel_http_readonly_queries_on_client_close",
