@@ -38,11 +38,13 @@ mod problem;
 mod remainder;
 mod slow_syncs;
 mod sql;
+mod store;
 mod system;
 mod telemetry;
 
 pub use access::Access;
 pub use problem::Problem;
+pub use store::StoreFacts;
 pub use system::Health;
 
 /// A request that has no answer after this long is given up.
@@ -67,6 +69,7 @@ struct Shared {
     queries: Semaphore,
     sql: Sql,
     health: Health,
+    store: StoreFacts,
     exposition: Exposition,
     agentless: Agentless,
     /// Whether requests show a token.
@@ -87,6 +90,8 @@ pub struct Parts {
     pub sql: Sql,
     /// How the process is.
     pub health: Health,
+    /// How the store is.
+    pub store: StoreFacts,
     /// What `/metrics` shows.
     pub exposition: Exposition,
     /// What is watched without agents.
@@ -124,6 +129,7 @@ fn routes() -> OpenApiRouter<Context> {
         .routes(routes!(system::readyz))
         .routes(routes!(system::metrics))
         .routes(routes!(system::openapi))
+        .routes(routes!(store::store))
         .routes(routes!(clusters::clusters))
         .routes(routes!(clusters::cluster))
         .routes(routes!(clusters::members))
@@ -170,6 +176,7 @@ pub fn routers(parts: Parts) -> (Router, Router) {
         queries: Semaphore::new(QUERIES),
         sql: parts.sql,
         health: parts.health,
+        store: parts.store,
         exposition: parts.exposition,
         agentless: parts.agentless,
         has_token: matches!(parts.access, Access::Token { .. }),

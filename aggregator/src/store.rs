@@ -5,8 +5,10 @@
 //! every table. Wherever the outcome of an insert is not known, the table itself is asked, never a window of time.
 
 mod aside;
+pub mod backup;
 pub mod block;
 mod client;
+pub mod cluster;
 mod counters;
 pub mod decode;
 mod flush;
@@ -15,14 +17,17 @@ pub mod migrate;
 mod presence;
 mod refusal;
 mod seen;
+mod server;
 mod settle;
 pub mod table;
 mod unit;
+pub mod upkeep;
 mod writer;
 
-pub use client::{Client, ClientError, Endpoint, External};
+pub use client::{Client, ClientError, Endpoint};
 pub use counters::Counters;
 pub use decode::{BatchId, ClusterNames, DecodeError, Decoded};
 pub use isolate::Options as Unstorable;
+pub use server::{External, ServerFault};
 pub use table::Table;
 pub use writer::{Stopping, Store};

@@ -175,7 +175,11 @@ impl Flusher {
         self.prepare().await?;
         if *foreign {
             let client = self.client.connect()?;
-            within("wait for other inserts", settle::await_foreign(&client, &self.instance)).await?;
+            within(
+                "wait for other inserts",
+                settle::await_foreign(&client, settle::On(self.client.cluster()), &self.instance),
+            )
+            .await?;
             *foreign = false;
         }
         // After a failure the rest is not begun: on an engine that hangs, each would wait its full time before anybody
