@@ -1,5 +1,6 @@
 //! Subcommands for the administrator on the aggregator's host. They ask the running aggregator over the socket in its
 //! state directory, which only the owner of that directory can open: there is one writer of the state, and it is not us.
+//! Those for the telemetry store ([`store`]) ask its engine.
 
 use std::path::Path;
 
@@ -7,6 +8,11 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use etcdmon_service::settings::{Millis, ParseSetting as _};
 use serde_json::{Value, json};
 use uuid::Uuid;
+
+use crate::config::Config;
+use crate::store::backup::BackupError;
+
+mod store;
 
 /// Name of the socket in the state directory.
 pub const SOCKET: &str = "admin.sock";
@@ -26,10 +32,13 @@ pub enum AdminError {
     /// It answers with a refusal.
     #[error("{0}")]
     Refused(String),
+    /// The store can't be copied, restored or looked at.
+    #[error(transparent)]
+    Store(#[from] BackupError),
 }
 
 /// The subcommands.
-pub fn commands() -> [Command; 2] {
+pub fn commands() -> [Command; 3] {
     let id =
         |name: &'static str, help: &'static str| Arg::new(name).value_name("ID").required(true).help(help);
     let create =
@@ -71,12 +80,16 @@ pub fn commands() -> [Command; 2] {
     let revoke = Command::new("revoke")
         .about("End an agent's streams and certificates; with a new join token it may come back")
         .arg(id("id", "Id of the agent").value_parser(value_parser!(Uuid)));
-    [token, Command::new("agent").about("Agents").subcommand_required(true).subcommand(revoke)]
+    [
+        token,
+        Command::new("agent").about("Agents").subcommand_required(true).subcommand(revoke),
+        store::command(),
+    ]
 }
 
 /// Runs a subcommand. `None` when it is none of ours.
-pub async fn run(state_dir: &Path, flags: &ArgMatches) -> Option<Result<String, AdminError>> {
-    let admin = Admin::new(state_dir);
+pub async fn run(config: &Config, flags: &ArgMatches) -> Option<Result<String, AdminError>> {
+    let admin = Admin::new(&config.state_dir);
     Some(match flags.subcommand()? {
         ("token", flags) => match flags.subcommand()? {
             ("create", flags) => admin.create(flags).await,
@@ -91,6 +104,7 @@ pub async fn run(state_dir: &Path, flags: &ArgMatches) -> Option<Result<String, 
             let id = flags.subcommand_matches("revoke")?.get_one::<Uuid>("id")?;
             admin.ask("POST", &format!("/api/v1/agents/{id}/revoke"), None).await.map(pretty)
         }
+        ("store", flags) => store::run(config, flags).await?,
         _ => return None,
     })
 }

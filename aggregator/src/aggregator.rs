@@ -18,11 +18,13 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::agentless::{self, Agentless};
-use crate::api::{self, Access, Health};
+use crate::api::{self, Access, Health, StoreFacts};
 use crate::clock::Clock;
-use crate::config::{ClickHouse, Config};
+use crate::config::{ClickHouse, Config, Embedded, OnEtcdDisk};
+use crate::engine::room::{Neighbour, etcd_beside};
 use crate::engine::{Options as EngineOptions, Supervisor};
 use crate::evaluate::{self, Evaluation};
 use crate::export::{self, Push, PushError};
@@ -37,7 +39,8 @@ use crate::rule::Profile;
 use crate::server;
 use crate::sql::{self, Sql};
 use crate::state::{State, StateError};
-use crate::store::{Client, External, Store, Unstorable};
+use crate::store::upkeep::{self, Caretaker};
+use crate::store::{Client, Store, Unstorable};
 use crate::tls;
 use crate::transcript::Transcript;
 use crate::view::View;
@@ -50,6 +53,9 @@ const ORDER_QUEUE: usize = 1_024;
 
 /// Outcomes on their way back; what finds no room only lacks in metrics and `notified_at`.
 const OUTCOME_QUEUE: usize = 1_024;
+
+/// What the engine may write on etcd's disk unless told otherwise, in bytes a second.
+const WRITE_RATE_ON_ETCD_DISK: u64 = 8 << 20;
 
 /// Why the aggregator could not start.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +89,21 @@ pub enum StartError {
     /// The engine's keeper can't be started.
     #[error("start the engine's keeper")]
     Engine(#[source] std::io::Error),
+    /// TLS towards ClickHouse can't be set up.
+    #[error("clickhouse.ca-file, clickhouse.cert-file, clickhouse.key-file")]
+    ClickHouse(#[source] tls::TlsError),
+    /// There is an etcd on the engine's disk.
+    #[error(
+        "state.dir {state_dir} is on the disk of etcd {pid} ({data_dir}), and clickhouse.on-etcd-disk is refuse: move it, use a server by clickhouse.url, or let it write slowly there with cap"
+    )]
+    OnEtcdDisk {
+        /// Where the store would be.
+        state_dir: PathBuf,
+        /// Process id of the etcd.
+        pid: u32,
+        /// Its data directory.
+        data_dir: PathBuf,
+    },
     /// The ready file can't be written.
     #[error("write ready file {path}")]
     ReadyFile {
@@ -102,6 +123,7 @@ pub struct Aggregator {
     clickhouse: Option<(TcpListener, axum::Router)>,
     sql: Sql,
     engine: Option<Supervisor>,
+    caretaker: Option<Caretaker>,
     store: (Store, JoinHandle<()>),
     stop_store: CancellationToken,
     stop_ingest: CancellationToken,
@@ -132,7 +154,7 @@ impl Aggregator {
         let registry = Registry::load(&state).await?;
         let api = listen("listen.api", config.api).await?;
         let ingest = listen("listen.ingest", config.ingest).await?;
-        let (engine, client, sql) = connect(&config)?;
+        let (engine, client, sql, beside) = connect(&config)?;
         let clickhouse = match &config.clickhouse_port {
             Some(port) => {
                 let account = api::clickhouse::Account::new(&port.user, &port.password);
@@ -169,8 +191,9 @@ impl Aggregator {
         let mut outbox = Outbox::new(channels.clone(), state.clone(), clock, order_inbox, outcome_sender);
         outbox.restore(state.outbox().await?);
         let (view, views) = watch::channel(Arc::new(View { made_at: clock.now(), ..View::default() }));
+        let installation = registry.installation();
         let parts = agentless::Parts {
-            installation: registry.installation(),
+            installation,
             clock,
             store: store.0.clone(),
             registry: registry.clone(),
@@ -202,6 +225,20 @@ impl Aggregator {
         })
         .await?;
         let engine_facts = engine.as_ref().map(Supervisor::facts);
+        let (caretaker, upkeep) = match &config.clickhouse {
+            ClickHouse::Embedded(embedded) => {
+                let path = config.state_dir.join("clickhouse");
+                let options = upkeep::Options {
+                    path,
+                    max_bytes: embedded.max_bytes,
+                    author: author(&installation),
+                    look_every: upkeep::LOOK_EVERY,
+                };
+                let (caretaker, upkeep) = Caretaker::new(client.clone(), options);
+                (Some(caretaker), Some(upkeep))
+            }
+            ClickHouse::External { .. } => (None, None),
+        };
         let health = Health::new(store.0.clone(), engine_facts.clone());
         let otlp_counters = config.otlp.as_ref().map(|_| Arc::new(export::Counters::default()));
         if config.export_members {
@@ -217,7 +254,8 @@ impl Aggregator {
             enrolment: Arc::clone(&ports.counters),
             certificates: ports.gauges.clone(),
             sql: sql.counters(),
-            engine: engine_facts,
+            engine: engine_facts.clone(),
+            upkeep: upkeep.clone(),
             deliveries,
             otlp: otlp_counters.clone(),
             samples: config.export_members,
@@ -236,6 +274,7 @@ impl Aggregator {
             query: Query::new(client),
             sql: sql.clone(),
             health: health.clone(),
+            store: StoreFacts { engine: engine_facts, upkeep, beside },
             exposition: sources,
             agentless,
             desk: ports.desk(),
@@ -248,6 +287,7 @@ impl Aggregator {
             clickhouse,
             sql,
             engine,
+            caretaker,
             store,
             stop_store,
             stop_ingest,
@@ -307,6 +347,9 @@ impl Aggregator {
         let poller = tokio::spawn(self.poller.run(self.stop_ingest.clone()));
         let roller = tokio::spawn(self.roller.run(self.stop_store.clone()));
         let transcript = tokio::spawn(self.transcript.run(self.stop_store.clone()));
+        let store = self.store.0.clone();
+        let caretaker =
+            self.caretaker.map(|it| tokio::spawn(it.run(move || store.is_ready(), self.stop_store.clone())));
         let evaluation =
             tokio::spawn(self.evaluation.run(self.facts, self.outcomes, stop_evaluation.clone()));
         let outbox = tokio::spawn(self.outbox.run(stop_outbox.clone()));
@@ -335,6 +378,9 @@ impl Aggregator {
         ended("rollup", roller).await;
         ended("transcript", transcript).await;
         ended("store", self.store.1).await;
+        if let Some(caretaker) = caretaker {
+            ended("upkeep", caretaker).await;
+        }
         stop_evaluation.cancel();
         ended("evaluation", evaluation).await;
         stop_outbox.cancel();
@@ -409,33 +455,71 @@ async fn check_sql(sql: Sql) {
     }
 }
 
-fn connect(config: &Config) -> Result<(Option<Supervisor>, Client, Sql), StartError> {
+/// How the aggregator signs what it tells of its own store: as an agent of itself.
+fn author(installation: &Uuid) -> Uuid {
+    // Agents that watch without agents are made from the same id, in another way.
+    Uuid::from_u128(installation.as_u128() ^ 0x73_746f_7265)
+}
+
+fn connect(config: &Config) -> Result<(Option<Supervisor>, Client, Sql, Option<Neighbour>), StartError> {
     match &config.clickhouse {
-        ClickHouse::Embedded { library, memory_bytes } => {
-            let program = std::env::current_exe().map_err(StartError::Engine)?;
-            let supervisor = Supervisor::start(EngineOptions {
-                program,
-                path: config.state_dir.join("clickhouse"),
-                library: library.clone(),
-                memory_bytes: *memory_bytes,
-            })
-            .map_err(StartError::Engine)?;
+        ClickHouse::Embedded(embedded) => {
+            let (options, beside) = engine_options(config, embedded)?;
+            let supervisor = Supervisor::start(options).map_err(StartError::Engine)?;
             let client = Client::embedded(supervisor.endpoint(), &config.database);
             let source = sql::Source::embedded(supervisor.endpoint()).map_err(StartError::Sql)?;
-            Ok((Some(supervisor), client, Sql::new(source, &config.database)))
+            Ok((Some(supervisor), client, Sql::new(source, &config.database), beside))
         }
-        ClickHouse::External { url, user, password, sql } => {
-            let server =
-                External { url: url.clone(), user: user.clone(), password: password.reveal().to_owned() };
+        ClickHouse::External { url, sql, .. } => {
+            let server = config.clickhouse.server().unwrap_or_default();
+            let client = Client::external(&server, &config.database).map_err(StartError::ClickHouse)?;
             let reader = sql.as_ref().map(|(user, password)| sql::Server {
                 url: url.clone(),
                 user: user.clone(),
                 password: password.clone(),
             });
             let source = sql::Source::server(reader).map_err(StartError::Sql)?;
-            Ok((None, Client::external(&server, &config.database), Sql::new(source, &config.database)))
+            Ok((None, client, Sql::new(source, &config.database), None))
         }
     }
+}
+
+/// How the embedded engine is started, and the etcd on its disk, if there is one.
+fn engine_options(
+    config: &Config,
+    embedded: &Embedded,
+) -> Result<(EngineOptions, Option<Neighbour>), StartError> {
+    let program = std::env::current_exe().map_err(StartError::Engine)?;
+    let beside = etcd_beside(&config.state_dir);
+    let mut write_bytes_per_second = embedded.max_write_rate;
+    if let Some(Neighbour { pid, data_dir }) = &beside {
+        let data_dir = data_dir.clone();
+        match embedded.on_etcd_disk {
+            OnEtcdDisk::Refuse => {
+                return Err(StartError::OnEtcdDisk {
+                    state_dir: config.state_dir.clone(),
+                    pid: *pid,
+                    data_dir,
+                });
+            }
+            OnEtcdDisk::Cap => {
+                write_bytes_per_second = Some(embedded.max_write_rate.unwrap_or(WRITE_RATE_ON_ETCD_DISK));
+            }
+            OnEtcdDisk::Allow => {}
+        }
+        tracing::warn!(
+            etcd = pid, data_dir = %data_dir.display(), write_bytes_per_second,
+            "the telemetry store is on the disk of an etcd: each slows the other down; put state.dir on another disk"
+        );
+    }
+    let options = EngineOptions {
+        library: embedded.library.clone(),
+        memory_bytes: embedded.memory_bytes,
+        hang_after: embedded.hang_timeout,
+        write_bytes_per_second,
+        ..EngineOptions::new(program, config.state_dir.join("clickhouse"))
+    };
+    Ok((options, beside))
 }
 
 fn channels(config: &Config) -> Result<Channels, StartError> {

@@ -40,11 +40,13 @@ mod remainder;
 mod series;
 mod slow_syncs;
 mod sql;
+mod store;
 mod system;
 mod telemetry;
 
 pub use access::Access;
 pub use problem::Problem;
+pub use store::StoreFacts;
 pub use system::Health;
 
 /// A request that has no answer after this long is given up.
@@ -70,6 +72,7 @@ struct Shared {
     sql: Sql,
     health: Health,
     exposition: Arc<Sources>,
+    store: StoreFacts,
     agentless: Agentless,
     /// Whether requests show a token.
     has_token: bool,
@@ -89,6 +92,8 @@ pub struct Parts {
     pub sql: Sql,
     /// How the process is.
     pub health: Health,
+    /// How the store is.
+    pub store: StoreFacts,
     /// What `/metrics` shows.
     pub exposition: Arc<Sources>,
     /// What is watched without agents.
@@ -127,6 +132,7 @@ fn routes() -> OpenApiRouter<Context> {
         .routes(routes!(system::readyz))
         .routes(routes!(system::metrics))
         .routes(routes!(system::openapi))
+        .routes(routes!(store::store))
         .routes(routes!(clusters::clusters))
         .routes(routes!(clusters::cluster))
         .routes(routes!(clusters::members))
@@ -183,6 +189,7 @@ pub fn routers(parts: Parts) -> (Router, Router) {
         queries: Semaphore::new(QUERIES),
         sql: parts.sql,
         health: parts.health,
+        store: parts.store,
         exposition: parts.exposition,
         agentless: parts.agentless,
         has_token: matches!(parts.access, Access::Token { .. }),

@@ -7,12 +7,16 @@ use std::time::Duration;
 use clap::ArgMatches;
 use etcdmon_service::logging::Format;
 use etcdmon_service::secret::Secret;
-use etcdmon_service::settings::{ByteSize, Faults, Millis, Schema, Setting, Settings, Source};
+use etcdmon_service::settings::{Faults, Millis, Schema, Setting, Settings, Source};
 
+pub use self::clickhouse::{ClickHouse, Embedded, OnEtcdDisk};
+use self::clickhouse::{clickhouse, database};
 use crate::agentless::{MAX_TARGETS, Spec, Target};
 use crate::export;
 use crate::notify::channel::Webhook;
 use crate::store::Retention;
+
+mod clickhouse;
 
 /// Every setting.
 pub const SCHEMA: Schema = Schema { env_prefix: "ETCD_MONITOR_AGGREGATOR", settings: SETTINGS };
@@ -68,6 +72,15 @@ const SETTINGS: &[Setting] = &[
     Setting::new("clickhouse.password-file", "FILE", "", "File with that user's password"),
     Setting::new("clickhouse.sql-user", "NAME", "", "User at that server for SQL of users, with a profile and grants that only let it read; empty = no SQL"),
     Setting::new("clickhouse.sql-password-file", "FILE", "", "File with that user's password"),
+    Setting::new("clickhouse.ca-file", "FILE", "", "Authority of that server's certificate; empty = the public ones"),
+    Setting::new("clickhouse.cert-file", "FILE", "", "Certificate to show that server"),
+    Setting::new("clickhouse.key-file", "FILE", "", "Key of that certificate"),
+    Setting::new(
+        "clickhouse.cluster",
+        "NAME",
+        "",
+        "Cluster of that server: replicated tables on all of its hosts, behind distributed ones; unproven",
+    ),
     Setting::new("clickhouse.database", "NAME", "etcdmon", "Database for the tables"),
     Setting::new("clickhouse.library", "FILE", "", "Library of the embedded engine; empty = the usual places"),
     Setting::new("clickhouse.memory-bytes", "SIZE", "2GiB", "Memory that the embedded engine may take"),
@@ -81,6 +94,20 @@ const SETTINGS: &[Setting] = &[
         "90d",
         "How long events, autopsies, alerts, diagnoses and the ledger are kept",
     ),
+    Setting::new(
+        "clickhouse.max-bytes",
+        "SIZE",
+        "",
+        "Room that the embedded engine's tables may take; beyond it their oldest days are dropped. Empty = 80 % of what they take and the disk has free",
+    ),
+    Setting::new("clickhouse.max-write-rate", "SIZE", "", "Bytes a second that the embedded engine may write; empty = as many as it can"),
+    Setting::new(
+        "clickhouse.on-etcd-disk",
+        "MODE",
+        "cap",
+        "When the embedded engine finds an etcd on its disk: cap (write at most 8MiB a second), allow, or refuse (don't start)",
+    ),
+    Setting::new("clickhouse.hang-timeout", "TIME", "30s", "How long the embedded engine may not answer before it is started anew"),
     Setting::new("ingest.batch-interval", "TIME", "2s", "How long agents collect before they close a batch"),
     Setting::new(
         "agentless",
@@ -106,9 +133,6 @@ const SETTINGS: &[Setting] = &[
 /// Shortest token that is accepted, in characters.
 const SHORTEST_TOKEN: usize = 16;
 
-/// Least memory for the engine, in bytes.
-const LEAST_MEMORY: u64 = 256 << 20;
-
 /// Bounds of the life of an agent's certificate. What is shorter than hours is for trying things out.
 const CERTIFICATE_LIFE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_hours(8_760));
 
@@ -120,29 +144,6 @@ const BATCH_INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Durati
 
 /// Bounds of the interval of pushed metrics.
 const OTLP_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(1));
-
-/// Where telemetry is stored.
-#[derive(Debug, Clone)]
-pub enum ClickHouse {
-    /// The engine as our own child.
-    Embedded {
-        /// Its library, if not in the usual places.
-        library: Option<PathBuf>,
-        /// Memory that it may take, in bytes.
-        memory_bytes: u64,
-    },
-    /// A server by URL.
-    External {
-        /// Its HTTP interface.
-        url: String,
-        /// User there; empty = the server's default.
-        user: String,
-        /// Password there; empty = none.
-        password: Secret,
-        /// User and password for SQL of users; `None` = no SQL.
-        sql: Option<(String, Secret)>,
-    },
-}
 
 /// The read-only ClickHouse HTTP interface.
 #[derive(Debug, Clone)]
@@ -402,65 +403,6 @@ fn secret_file(settings: &mut Settings, key: &'static str, path: &Path) -> Optio
             None
         }
     }
-}
-
-fn clickhouse(settings: &mut Settings) -> ClickHouse {
-    let url: Option<String> = settings.optional("clickhouse.url");
-    let user: Option<String> = settings.optional("clickhouse.user");
-    let password_file: Option<PathBuf> = settings.optional("clickhouse.password-file");
-    let sql_user: Option<String> = settings.optional("clickhouse.sql-user");
-    let sql_password_file: Option<PathBuf> = settings.optional("clickhouse.sql-password-file");
-    let library: Option<PathBuf> = settings.optional("clickhouse.library");
-    let memory: ByteSize = settings.read("clickhouse.memory-bytes");
-    let Some(url) = url else {
-        for (key, given) in [
-            ("clickhouse.user", user.is_some()),
-            ("clickhouse.password-file", password_file.is_some()),
-            ("clickhouse.sql-user", sql_user.is_some()),
-            ("clickhouse.sql-password-file", sql_password_file.is_some()),
-        ] {
-            if given {
-                settings.fault(key, "means nothing without clickhouse.url");
-            }
-        }
-        if memory.0 < LEAST_MEMORY {
-            settings.fault("clickhouse.memory-bytes", "the engine needs at least 256MiB");
-        }
-        if library.as_ref().is_some_and(|path| !path.is_file()) {
-            settings.fault("clickhouse.library", "is no file");
-        }
-        return ClickHouse::Embedded { library, memory_bytes: memory.0 };
-    };
-    if Webhook::check(&url).is_err() {
-        settings.fault("clickhouse.url", "is not an http or https URL");
-    }
-    let password = password_file
-        .and_then(|path| secret_file(settings, "clickhouse.password-file", &path))
-        .unwrap_or_default();
-    if sql_user.is_none() && sql_password_file.is_some() {
-        settings.fault("clickhouse.sql-password-file", "means nothing without clickhouse.sql-user");
-    }
-    if sql_user.is_some() && sql_user == user {
-        settings.fault(
-            "clickhouse.sql-user",
-            "is clickhouse.user, which writes; SQL of users needs one that only reads",
-        );
-    }
-    let sql_password = sql_password_file
-        .and_then(|path| secret_file(settings, "clickhouse.sql-password-file", &path))
-        .unwrap_or_default();
-    let sql = sql_user.map(|user| (user, Secret::new(sql_password)));
-    ClickHouse::External { url, user: user.unwrap_or_default(), password: Secret::new(password), sql }
-}
-
-fn database(settings: &mut Settings) -> String {
-    let name: String = settings.read("clickhouse.database");
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
-    if name.is_empty() || !name.chars().all(plain) || name.starts_with(|letter: char| letter.is_ascii_digit())
-    {
-        settings.fault("clickhouse.database", "is not a plain name of letters, digits and underscores");
-    }
-    name
 }
 
 fn retention(settings: &mut Settings) -> Retention {

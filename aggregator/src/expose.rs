@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::diagnosis::Cause;
-use crate::engine::Facts;
+use crate::engine::{Facts, Fall};
 use crate::enrol;
 use crate::export::{self, Families, Family, Histogram, Kind, Label, Value};
 use crate::ingest;
@@ -19,6 +19,7 @@ use crate::rollup;
 use crate::sql;
 use crate::state::State;
 use crate::store::frontier::SOURCES;
+use crate::store::upkeep::Upkeep;
 use crate::store::{Store, Table};
 use crate::tls;
 use crate::view::View;
@@ -114,6 +115,8 @@ pub struct Sources {
     pub otlp: Option<Arc<export::Counters>>,
     /// Whether the newest samples of all series are shown as well.
     pub samples: bool,
+    /// What became of its store.
+    pub upkeep: Option<watch::Receiver<Upkeep>>,
 }
 
 impl std::fmt::Debug for Sources {
@@ -377,6 +380,31 @@ impl Sources {
         let facts = facts.borrow().clone();
         writer.gauge("engine_running", "Whether the embedded engine answers", facts.running.into());
         writer.counter("engine_restarts", "Times that it ended without being told to", facts.restarts);
+        let labels = Fall::ALL.map(|fall| ([("reason", fall.name())], facts.falls[fall as usize]));
+        let values = labels.iter().map(|(label, count)| (label.as_slice(), *count));
+        writer.counters("engine_falls", "The same by reason", values);
+        writer.gauge("engine_memory_bytes", "Memory of its own that it takes", facts.memory_bytes);
+        if let Some(room) = facts.room {
+            writer.gauge("engine_disk_free_bytes", "Room on the disk of the store", room.free_bytes);
+            writer.gauge("engine_disk_full", "Whether nothing is stored for want of room", room.full.into());
+        }
+        let Some(upkeep) = &self.upkeep else { return };
+        let upkeep = upkeep.borrow().clone();
+        if let Some(bytes) = upkeep.bytes {
+            writer.gauge("store_table_bytes", "Room that tables take", bytes);
+        }
+        if let Some(bytes) = upkeep.max_bytes {
+            writer.gauge("store_max_table_bytes", "Room that tables may take", bytes);
+        }
+        let help = "Partitions dropped to keep within the room";
+        writer.counter("store_dropped_partitions", help, upkeep.dropped_partitions);
+        writer.counter("store_dropped_rows", "Rows in them", upkeep.dropped_rows);
+        writer.counter(
+            "store_lost_parts",
+            "Parts of tables that can't be read, set aside",
+            upkeep.lost_parts,
+        );
+        writer.counter("store_lost_rows", "Rows lost with them, as the ledger counts", upkeep.lost_rows);
     }
 
     fn sql(&self, writer: &mut Writer<'_>) {

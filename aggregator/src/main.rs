@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    if matches!(flags.subcommand_name(), Some("token" | "agent")) {
+    if matches!(flags.subcommand_name(), Some("token" | "agent" | "store")) {
         return administer(&config, &flags);
     }
     serve(config, flags, effective)
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 fn administer(config: &Config, flags: &ArgMatches) -> ExitCode {
     process::install_tls_provider();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = runtime.map(|runtime| runtime.block_on(admin::run(&config.state_dir, flags)));
+    let outcome = runtime.map(|runtime| runtime.block_on(admin::run(config, flags)));
     match outcome {
         Ok(Some(Ok(text))) => {
             println!("{text}");

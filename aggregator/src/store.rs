@@ -5,8 +5,10 @@
 //! every table. [`frontier`] sees to it that the rollups miss none. Wherever the outcome of an insert is not known, the table itself is asked, never a window of time.
 
 mod aside;
+pub mod backup;
 pub mod block;
 mod client;
+pub mod cluster;
 mod counters;
 pub mod decode;
 mod flush;
@@ -17,17 +19,20 @@ mod presence;
 mod refusal;
 pub mod retention;
 mod seen;
+mod server;
 mod settle;
 pub mod table;
 mod tally;
 mod unit;
+pub mod upkeep;
 mod writer;
 
-pub use client::{Client, ClientError, Endpoint, External};
+pub use client::{Client, ClientError, Endpoint};
 pub use counters::Counters;
 pub use decode::{BatchId, ClusterNames, DecodeError, Decoded};
 pub use isolate::Options as Unstorable;
 pub use retention::Retention;
+pub use server::{External, ServerFault};
 pub use table::Table;
 pub use tally::{Account, Newest, Tally};
 pub use writer::{Stopping, Store};

@@ -15,7 +15,7 @@ mod verify;
 mod watch;
 
 pub use certificate::{AgentCertificate, agent_urn, pin};
-pub use identity::{Identity, Presented, server_config};
+pub use identity::{Identity, Presented, add_authorities, provider, read_key_pair, server_config};
 pub use own::{OwnCertificate, OwnError};
 pub use port::{Ports, PrepareError, prepare};
 pub use verify::AgentVerifier;

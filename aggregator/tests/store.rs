@@ -21,6 +21,10 @@ fn range(from: i64, to: i64) -> TimeRange {
     TimeRange { from: at(from), to: at(to) }
 }
 
+fn by_url(url: String, password: String) -> External {
+    External { url, user: "default".to_owned(), password, ..External::default() }
+}
+
 async fn write_all(store: &Store, batches: Vec<etcdmon_aggregator::store::Decoded>, again: bool) {
     let writes = batches.into_iter().map(|batch| store.write(batch, again));
     futures::future::try_join_all(writes).await.unwrap();
@@ -265,8 +269,8 @@ async fn stored_in_spite_of(mishap: Mishap) {
     let Some(engine) = engine().await else { return };
     let (url, password) = engine.endpoint();
     let (port, left) = proxy::start(url.trim_start_matches("http://"), [mishap; 8]).await;
-    let server = External { url: format!("http://127.0.0.1:{port}"), user: "default".to_owned(), password };
-    let client = Client::external(&server, "etcdmon");
+    let server = by_url(format!("http://127.0.0.1:{port}"), password);
+    let client = Client::external(&server, "etcdmon").unwrap();
     let (store, _stop) = store(&client);
     let mut agent = Agent::new();
     for second in 0..3 {
@@ -336,7 +340,7 @@ async fn migrating_twice_changes_nothing() {
 async fn a_server_by_url_is_the_same() {
     let Some(engine) = engine().await else { return };
     let (url, password) = engine.endpoint();
-    let client = Client::external(&External { url, user: "default".to_owned(), password }, "by_url");
+    let client = Client::external(&by_url(url, password), "by_url").unwrap();
     let (store, _stop) = store(&client);
     let mut agent = Agent::new();
     let batch = agent.decoded(3_000, NOON);
@@ -356,8 +360,8 @@ async fn nothing_is_acknowledged_while_the_store_is_away() {
     let port = listener.local_addr().unwrap().port();
     drop(listener);
     let (url, password) = engine.endpoint();
-    let server = External { url: format!("http://127.0.0.1:{port}"), user: "default".to_owned(), password };
-    let client = Client::external(&server, "late");
+    let server = by_url(format!("http://127.0.0.1:{port}"), password);
+    let client = Client::external(&server, "late").unwrap();
     let (store, _stop) = store(&client);
     let mut agent = Agent::new();
     let batch = agent.decoded(12, NOON);

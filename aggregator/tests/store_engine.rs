@@ -219,10 +219,8 @@ async fn a_missing_library_is_said_and_harms_nothing() {
     use etcdmon_aggregator::engine::{Options, Supervisor};
     let directory = tempfile::tempdir().unwrap();
     let supervisor = Supervisor::start(Options {
-        program: support::program(),
-        path: directory.path().join("clickhouse"),
         library: Some(directory.path().join("libchdb.so")),
-        memory_bytes: 1 << 30,
+        ..Options::new(support::program(), directory.path().join("clickhouse"))
     })
     .unwrap();
     let mut facts = supervisor.facts();
@@ -237,13 +235,8 @@ async fn a_missing_library_is_said_and_harms_nothing() {
 async fn a_store_in_use_is_said_and_tried_again() {
     use etcdmon_aggregator::engine::{Options, Supervisor};
     let Some(engine) = engine().await else { return };
-    let second = Supervisor::start(Options {
-        program: support::program(),
-        path: engine.path().join("clickhouse"),
-        library: None,
-        memory_bytes: 1 << 30,
-    })
-    .unwrap();
+    let second =
+        Supervisor::start(Options::new(support::program(), engine.path().join("clickhouse"))).unwrap();
     let mut facts = second.facts();
     let said = facts.wait_for(|facts| facts.last_error.is_some()).await.unwrap().last_error.clone().unwrap();
     assert!(said.contains("lock"), "{said}");

@@ -62,7 +62,7 @@ fn view() -> View {
         "boot_failure": null,
     });
     let members = vec![serde_json::from_value(member).unwrap()];
-    let cluster = ClusterView { summary, leader: LeaderView::default(), members };
+    let cluster = ClusterView { summary, leader: LeaderView::default(), members, recent_syncs: Vec::new() };
     View { clusters: BTreeMap::from([(CLUSTER, cluster)]), ..View::default() }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`plan`] makes faults from a seed; [`stand`] is what they hit; [`act`] does them; [`books`] draws the balance at
 //! rest on both sides; [`run`] works through a plan on several stands side by side; [`steps`] hits the engine
-//! inside an insert and at its other steps; [`partition`] cuts off many agents for long.
+//! inside an insert and at its other steps; [`life`] kills, hangs, fills and corrupts it in every phase; [`partition`] cuts off many agents for long.
 //!
 //! What must hold after a fault:
 //! - The agent lived: stored + dropped of WAL and directories is what etcd counted, to the last one, nothing is blind,
@@ -16,6 +16,7 @@
 
 pub mod act;
 pub mod books;
+pub mod life;
 pub mod partition;
 pub mod plan;
 pub mod run;

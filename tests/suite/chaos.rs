@@ -1,13 +1,13 @@
 //! Chaos: kill -9, SIGTERM, SIGSTOP, full disks and cut connections under load; what was seen is stored exactly once.
 //!
 //! `ETCD_MONITOR_SEED` repeats a run, `ETCD_MONITOR_EVENTS=3,17` runs these events of its plan only, and
-//! `ETCD_MONITOR_PARTS=faults,steps` only these parts.
+//! `ETCD_MONITOR_PARTS=faults,life` only these parts.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use etcdmon_tests::chaos::run::{self, Options};
-use etcdmon_tests::chaos::{partition, steps};
+use etcdmon_tests::chaos::{life, partition, steps};
 use etcdmon_tests::suite::{by_tier, skip_without_root};
 
 /// S10, T3, T4: whoever dies or stops, whatever runs full or is cut: what was spooled is stored exactly once, and what is
@@ -22,6 +22,7 @@ fn nothing_spooled_is_lost_or_doubled_whoever_is_killed() {
         let parts = [
             ("faults", faults as fn() -> Result<()>),
             ("steps", engine_steps),
+            ("life", engines_life),
             ("partition", long_partition),
         ];
         let running: Vec<_> = parts
@@ -45,7 +46,9 @@ fn told(part: &str, outcome: Result<()>) -> Result<(), String> {
 }
 
 fn wanted(part: &str) -> bool {
-    std::env::var("ETCD_MONITOR_PARTS").map_or(true, |parts| parts.split(',').any(|name| name == part))
+    // The engine's life is for the full tier, or for whoever names it: it takes as long as all the others.
+    let by_default = part != "life" || by_tier(false, true);
+    std::env::var("ETCD_MONITOR_PARTS").map_or(by_default, |parts| parts.split(',').any(|name| name == part))
 }
 
 /// Random faults, single and overlapping.
@@ -58,6 +61,11 @@ fn faults() -> Result<()> {
 fn engine_steps() -> Result<()> {
     steps::first_schema(by_tier(3, 12))?;
     steps::run(&by_tier(steps::few(), steps::all()))
+}
+
+/// The engine killed, hung, filled and corrupted in every phase: it recovers by itself and the ledger balances.
+fn engines_life() -> Result<()> {
+    life::run(&by_tier(life::few(), life::all()))
 }
 
 /// Many agents cut off for long, and all they send afterwards.

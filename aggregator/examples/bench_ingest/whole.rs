@@ -33,12 +33,8 @@ pub fn run(table: Table) -> anyhow::Result<Found> {
 
 async fn measure(table: Table) -> anyhow::Result<Found> {
     let directory = tempfile::tempdir()?;
-    let engine = Supervisor::start(Options {
-        program: std::env::current_exe()?,
-        path: directory.path().join("clickhouse"),
-        library: None,
-        memory_bytes: 4 << 30,
-    })?;
+    let options = Options::new(std::env::current_exe()?, directory.path().join("clickhouse"));
+    let engine = Supervisor::start(Options { memory_bytes: 4 << 30, ..options })?;
     let stop = CancellationToken::new();
     let client = Client::embedded(engine.endpoint(), "etcdmon");
     let (store, writer) = Store::start(client.clone(), Unstorable::default(), stop.clone());

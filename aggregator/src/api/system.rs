@@ -40,17 +40,27 @@ impl Health {
         self.serving.store(serving, Ordering::Release);
     }
 
-    fn store_status(&self) -> StoreStatus {
+    pub(super) fn store_status(&self) -> StoreStatus {
         let engine = self.engine.as_ref().map(|facts| facts.borrow().clone());
         let down = engine.as_ref().is_some_and(|facts| !facts.running);
         let trouble = self.store.trouble();
+        let starting = engine.as_ref().and_then(|facts| facts.starting);
         let status = match (down, self.store.is_ready(), &trouble) {
+            (true, ..) if starting.is_some() => "starting",
             (true, ..) => "unavailable",
             (false, false, _) => "starting",
             (false, true, Some(_)) => "failing",
             (false, true, None) => "ok",
         };
         let reason = engine.filter(|facts| !facts.running).and_then(|facts| facts.last_error).or(trouble);
+        let reason = match starting {
+            Some((age, read_bytes)) if age.as_secs() > 0 => {
+                let so_far =
+                    format!("engine has been starting for {} s and read {read_bytes} bytes", age.as_secs());
+                Some(reason.map_or_else(|| so_far.clone(), |reason| format!("{so_far}; before: {reason}")))
+            }
+            _ => reason,
+        };
         StoreStatus { status: status.to_owned(), reason }
     }
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::failstop;
 use super::ffi::{FfiError, Library};
 use super::http::{Endpoint, Keys, serve};
+use super::pace;
 use super::pool::Pool;
 use super::reader::Readers;
 
@@ -30,7 +31,10 @@ pub const PARENT_VARIABLE: &str = "ETCD_MONITOR_ENGINE_PARENT";
 
 /// Below this much room the engine begins neither insert nor merge, so that it need not be ended by [`failstop`], and alerts still
 /// find room for their state.
-const KEPT_FREE_BYTES: u64 = 128 << 20;
+pub const KEPT_FREE_BYTES: u64 = 128 << 20;
+
+/// For the kernel's choice of whom to kill: as if it took half of the memory more.
+const OOM_SCORE: &str = "500";
 
 /// What the child is told on its command line.
 #[derive(Clone, Debug)]
@@ -43,6 +47,8 @@ pub struct ChildArgs {
     pub memory_bytes: u64,
     /// Port that the endpoint had before, to keep when it is free; 0 = any.
     pub port: u16,
+    /// Most bytes a second that it may write; 0 = as fast as it can.
+    pub write_bytes_per_second: u64,
 }
 
 /// Why the child ended early.
@@ -78,10 +84,12 @@ pub enum ChildError {
 /// When the engine cannot be opened; the engine itself has written its reason to standard error.
 pub fn run(arguments: &ChildArgs) -> Result<(), ChildError> {
     end_with_parent()?;
+    go_first();
     let key = env::var(KEY_VARIABLE).ok().filter(|key| !key.is_empty()).ok_or(ChildError::NoKey)?;
     let reader = env::var(READER_KEY_VARIABLE).unwrap_or_default();
     let config = write_config(arguments)?;
     failstop::arm();
+    pace::set(arguments.write_bytes_per_second);
     let library = Library::load(&arguments.library)?;
     let connect = vec![format!("--config-file={}", config.display()), path_argument(&arguments.path)];
     let pool = Pool::open(library, connect)?;
@@ -151,6 +159,14 @@ fn end_with_parent() -> Result<(), ChildError> {
     if unsafe { libc::getppid() } == parent { Ok(()) } else { Err(ChildError::Orphan) }
 }
 
+/// Should the host run out of memory, the engine is what can be started anew at no loss: before the aggregator, and before
+/// an etcd next door. A process may always make itself a better victim.
+fn go_first() {
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
+        eprintln!("warning: oom_score_adj stays as it is: {error}");
+    }
+}
+
 /// Writes the engine's configuration beside its data. It depends on the settings alone, so a store opens the same way
 /// each time.
 fn write_config(arguments: &ChildArgs) -> Result<PathBuf, ChildError> {
@@ -161,7 +177,7 @@ fn write_config(arguments: &ChildArgs) -> Result<PathBuf, ChildError> {
     let users = arguments.path.join("etcd-monitor-users.xml");
     prepare(&users, fs::write(&users, USERS))?;
     let file = arguments.path.join("etcd-monitor-engine.xml");
-    prepare(&file, fs::write(&file, config(arguments.memory_bytes, &users)))?;
+    prepare(&file, fs::write(&file, config(arguments, &users)))?;
     Ok(file)
 }
 
@@ -174,24 +190,32 @@ const USERS: &str = "<clickhouse><profiles><default/></profiles><quotas><default
     NATS, RABBITMQ, YTSAURUS, ARROW FLIGHT ON *.*</query>\
     </grants></default></users></clickhouse>\n";
 
-/// Caches are sized for a small neighbour of etcd, not for a database host.
-fn config(memory_bytes: u64, users: &Path) -> String {
-    let mut xml = String::from("<clickhouse>\n");
-    for (name, value) in [
-        ("max_server_memory_usage", memory_bytes),
-        ("mark_cache_size", memory_bytes / 16),
+/// Caches are sized for a small neighbour of etcd, not for a database host. A part that can't be read is set aside and told
+/// ([`crate::store::upkeep`]), however many there are: a table must not refuse to open for that. Backups may go anywhere,
+/// since only the owner of the store can order one.
+fn config(arguments: &ChildArgs, users: &Path) -> String {
+    let (memory, slow) = (arguments.memory_bytes, arguments.write_bytes_per_second > 0);
+    let settings = [
+        ("max_server_memory_usage", memory),
+        ("mark_cache_size", memory / 16),
         ("uncompressed_cache_size", 0),
-        ("background_pool_size", 4),
+        ("background_pool_size", if slow { 2 } else { 4 }),
         ("background_schedule_pool_size", 4),
-    ] {
+    ];
+    let mut xml = String::from("<clickhouse>\n");
+    for (name, value) in settings {
         // Writing to a String cannot fail.
         let _ = writeln!(xml, "  <{name}>{value}</{name}>");
     }
     // Writing to a String cannot fail.
     let _ = writeln!(
         xml,
-        "  <storage_configuration><disks><default><keep_free_space_bytes>{KEPT_FREE_BYTES}</keep_free_space_bytes></default>\
-         </disks></storage_configuration>"
+        "  <merge_tree><max_suspicious_broken_parts>1000000</max_suspicious_broken_parts>\
+         <max_suspicious_broken_parts_bytes>{bytes}</max_suspicious_broken_parts_bytes></merge_tree>\n  \
+         <backups><allowed_path>/</allowed_path></backups>\n  \
+         <storage_configuration><disks><default><keep_free_space_bytes>{KEPT_FREE_BYTES}</keep_free_space_bytes></default>\
+         </disks></storage_configuration>",
+        bytes = i64::MAX
     );
     // Writing to a String cannot fail.
     let _ = writeln!(xml, "  <users_config>{}</users_config>", escaped(&users.display().to_string()));
@@ -209,7 +233,8 @@ fn escaped(text: &str) -> String {
 /// With a sentence about the first argument that does not parse or is missing.
 pub fn parse_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<ChildArgs, String> {
     let mut arguments = arguments.into_iter();
-    let (mut path, mut library, mut memory_bytes, mut port) = (None, None, None, 0);
+    let (mut path, mut library, mut memory_bytes, mut port, mut write_bytes_per_second) =
+        (None, None, None, 0, 0);
     while let Some(flag) = arguments.next() {
         let flag = flag.to_string_lossy().into_owned();
         let value = arguments.next().ok_or_else(|| format!("{flag} needs a value"))?;
@@ -218,6 +243,7 @@ pub fn parse_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<
             "--path" => path = Some(PathBuf::from(value)),
             "--library" => library = Some(PathBuf::from(value)),
             "--memory-bytes" => memory_bytes = Some(number()?),
+            "--write-bytes-per-second" => write_bytes_per_second = number()?,
             "--port" => port = u16::try_from(number()?).map_err(|error| format!("{flag}: {error}"))?,
             _ => return Err(format!("unknown argument {flag}")),
         }
@@ -227,5 +253,6 @@ pub fn parse_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<
         library: library.ok_or("--library is missing")?,
         memory_bytes: memory_bytes.ok_or("--memory-bytes is missing")?,
         port,
+        write_bytes_per_second,
     })
 }

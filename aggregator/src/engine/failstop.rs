@@ -8,12 +8,15 @@
 //! crash like any other: the insert is uncertain and resolved by asking, an unfinished part is removed at the next start,
 //! the sources of a merge are still there.
 //!
-//! In the aggregator's own process these functions only pass the call on.
+//! In the aggregator's own process these functions only pass the call on. Where writing is to be slow, it is made so here
+//! ([`super::pace`]).
 
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::pace;
 
 /// Exit code of a process that could not write: `EX_IOERR` of sysexits.h.
 pub const EXIT_CODE: i32 = 74;
@@ -33,7 +36,7 @@ pub fn arm() {
 pub unsafe extern "C" fn write(file: c_int, bytes: *const c_void, count: usize) -> isize {
     // SAFETY: the caller's promise is handed on.
     let result = unsafe { libc::syscall(libc::SYS_write, file, bytes, count) };
-    judge(file, result as isize)
+    pace(file, judge(file, result as isize))
 }
 
 /// The system call of this name.
@@ -44,7 +47,7 @@ pub unsafe extern "C" fn write(file: c_int, bytes: *const c_void, count: usize) 
 pub unsafe extern "C" fn pwrite64(file: c_int, bytes: *const c_void, count: usize, offset: i64) -> isize {
     // SAFETY: the caller's promise is handed on.
     let result = unsafe { libc::syscall(libc::SYS_pwrite64, file, bytes, count, offset) };
-    judge(file, result as isize)
+    pace(file, judge(file, result as isize))
 }
 
 /// The system call of this name.
@@ -61,6 +64,16 @@ pub extern "C" fn fdatasync(file: c_int) -> c_int {
     // SAFETY: a number is passed.
     let result = unsafe { libc::syscall(libc::SYS_fdatasync, file) };
     judge(file, result as isize) as c_int
+}
+
+fn pace(file: c_int, result: isize) -> isize {
+    if let Ok(bytes @ 1..) = u64::try_from(result)
+        && pace::is_limited()
+        && is_regular(file)
+    {
+        pace::wrote(bytes);
+    }
+    result
 }
 
 fn judge(file: c_int, result: isize) -> isize {

@@ -5,6 +5,7 @@
 //! | request | meaning |
 //! |---|---|
 //! | `GET /ping` | `Ok.` once the engine is open; no key needed |
+//! | `GET /health` | `Ok.` when the engine has run a statement just now, beside the pool of connections |
 //! | `POST /?…` with SQL in the body | runs it; rows in `default_format` unless the SQL names a format |
 //! | `POST /?…` as `multipart/form-data` | parts `query` and `param_<name>` |
 //! | `POST /?query=INSERT … FORMAT x` with rows in the body | insert, streamed; `decompress=1`: in ClickHouse's frames |
@@ -46,6 +47,7 @@ use self::request::Plan;
 pub use self::request::{Parameters, identifier};
 use super::ffi::{Answer, Connection, FfiError};
 use super::pool::{Keep, Pool, PoolError};
+use super::pulse;
 use super::reader::Readers;
 use super::reader::flow::Begun;
 
@@ -164,7 +166,8 @@ fn whole(body: Full<Bytes>) -> Body {
 
 async fn run(endpoint: &Arc<Endpoint>, request: Request<Incoming>) -> Result<Response<Body>, HttpError> {
     let (head, body) = request.into_parts();
-    if head.uri.path() != "/" {
+    let is_health = head.method == Method::GET && head.uri.path() == pulse::PATH;
+    if head.uri.path() != "/" && !is_health {
         return Err(HttpError::NotFound);
     }
     let head_bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
@@ -173,6 +176,12 @@ async fn run(endpoint: &Arc<Endpoint>, request: Request<Incoming>) -> Result<Res
     }
     let mut parameters = Parameters::from_query(head.uri.query().unwrap_or_default())?;
     let client = authenticate(endpoint, &head.headers, &parameters)?;
+    if is_health {
+        let pool = endpoint.pool.clone();
+        let checked = tokio::task::spawn_blocking(move || pool.check()).await;
+        checked.map_err(PoolError::Thread)??;
+        return Ok(Response::new(Full::new(Bytes::from_static(b"Ok.\n"))).map(whole));
+    }
     if client == Client::Reader {
         return read(endpoint, &head.headers, parameters, body).await;
     }

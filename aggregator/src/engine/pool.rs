@@ -103,6 +103,16 @@ impl Pool {
         self.library.connect(&self.arguments).map_err(PoolError::Open)
     }
 
+    /// Runs the health query on the connection that is held beside the pool, however busy the others are. Blocks the thread.
+    ///
+    /// # Errors
+    /// When the engine is shutting down, or refuses.
+    pub fn check(&self) -> Result<(), PoolError> {
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = keeper.as_mut().ok_or(PoolError::Closed)?;
+        connection.query("SELECT 1", "Null", &[]).map(drop).map_err(PoolError::Open)
+    }
+
     /// Waits until no statement runs, closes every connection and shuts the engine down. Statements that come later
     /// are refused.
     pub async fn close(&self) {

@@ -5,6 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
+use super::server::{self, External, ServerFault};
+use crate::tls::TlsError;
+
 /// No client, and why.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -14,6 +17,9 @@ pub enum ClientError {
     /// The server does not answer.
     #[error("clickhouse does not answer")]
     Unreachable(#[source] clickhouse::error::Error),
+    /// The server answers, and can't be used.
+    #[error(transparent)]
+    Server(ServerFault),
 }
 
 /// Where the embedded engine answers now.
@@ -38,22 +44,12 @@ impl std::fmt::Debug for Endpoint {
     }
 }
 
-/// A server by URL.
-#[derive(Clone, Default)]
-pub struct External {
-    /// `http://` or `https://` URL of the HTTP interface.
-    pub url: String,
-    /// User; empty = the server's default.
-    pub user: String,
-    /// Password; never logged.
-    pub password: String,
-}
-
 /// Gives clients to whoever talks to ClickHouse. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
     source: Source,
     database: String,
+    cluster: Option<String>,
 }
 
 #[derive(Clone)]
@@ -96,23 +92,34 @@ impl std::fmt::Debug for Client {
 
 impl Client {
     /// A server by URL. Nothing is connected yet.
-    pub fn external(server: &External, database: &str) -> Self {
-        // Compressed inserts: a server is usually across a network.
-        let mut client = clickhouse::Client::default().with_url(&server.url);
-        client = client.with_compression(clickhouse::Compression::Lz4);
-        if !server.user.is_empty() {
-            client = client.with_user(&server.user);
-        }
-        if !server.password.is_empty() {
-            client = client.with_password(&server.password);
-        }
-        Self { source: Source::External(Box::new(client)), database: database.to_owned() }
+    ///
+    /// # Errors
+    /// When a certificate or key can't be used.
+    pub fn external(server: &External, database: &str) -> Result<Self, TlsError> {
+        let source = Source::External(Box::new(server::client(server)?));
+        Ok(Self { source, database: database.to_owned(), cluster: server.cluster.clone() })
     }
 
     /// The embedded engine, wherever it answers at the moment.
     pub fn embedded(endpoint: watch::Receiver<Option<Endpoint>>, database: &str) -> Self {
         let embedded = Embedded { endpoint, newest: Arc::default() };
-        Self { source: Source::Embedded(Box::new(embedded)), database: database.to_owned() }
+        Self { source: Source::Embedded(Box::new(embedded)), database: database.to_owned(), cluster: None }
+    }
+
+    /// The cluster that has the tables, when it is more than one server.
+    pub fn cluster(&self) -> Option<&str> {
+        self.cluster.as_deref()
+    }
+
+    /// Looks whether ClickHouse is there and can be used.
+    ///
+    /// # Errors
+    /// With what is wrong.
+    pub async fn probe(&self) -> Result<(), ClientError> {
+        match &self.source {
+            Source::External(client) => server::probe(client).await,
+            Source::Embedded(embedded) => embedded.connect().map(drop),
+        }
     }
 
     /// Name of the database.

@@ -182,7 +182,11 @@ impl Flusher {
         self.prepare().await?;
         if *foreign {
             let client = self.client.connect()?;
-            within("wait for other inserts", settle::await_foreign(&client, &self.instance)).await?;
+            within(
+                "wait for other inserts",
+                settle::await_foreign(&client, settle::On(self.client.cluster()), &self.instance),
+            )
+            .await?;
             *foreign = false;
         }
         // After a failure the rest is not begun: on an engine that hangs, each would wait its full time before anybody
@@ -250,7 +254,9 @@ impl Flusher {
                 AttemptError::Statement { what: "migrate", source: clickhouse::error::Error::TimedOut }
             })??;
             let connection = self.client.connect()?;
-            within("read how far the rollups were", self.frontier.load(&connection, &self.instance)).await?;
+            let on = settle::On(self.client.cluster());
+            within("read how far the rollups were", self.frontier.load(&connection, on, &self.instance))
+                .await?;
             *migrated = true;
         }
         Ok(())

@@ -110,12 +110,17 @@ impl Frontier {
     ///
     /// # Errors
     /// When ClickHouse is away.
-    pub async fn load(&self, client: &clickhouse::Client, instance: &str) -> clickhouse::error::Result<()> {
+    pub async fn load(
+        &self,
+        client: &clickhouse::Client,
+        on: settle::On<'_>,
+        instance: &str,
+    ) -> clickhouse::error::Result<()> {
         let mut loaded = self.loaded.lock().await;
         if *loaded {
             return Ok(());
         }
-        settle::await_foreign(client, instance).await?;
+        settle::await_foreign(client, on, instance).await?;
         let highest: u64 =
             client.query_raw("SELECT max(greatest(marked, done)) FROM rollup_marks").fetch_one().await?;
         let progress: Vec<Progress> = client

@@ -4,10 +4,11 @@
 //! A step is a file of statements that may be repeated (`IF NOT EXISTS` …), because a crash may fall between the
 //! statement and its entry in `schema_migrations`.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::client::{Client, ClientError};
+use super::cluster::{self, UnknownStatement};
 
 /// A step of the schema.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +32,11 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 7, name: "0007_prefix_sizes", sql: include_str!("schema/0007_prefix_sizes.sql") },
 ];
 
+/// Says which steps a store has.
+pub(super) const SCHEMA_MIGRATIONS: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (version UInt32, name String, \
+     checksum String, applied_at DateTime64(3, 'UTC') DEFAULT now64(3)) ENGINE = MergeTree ORDER BY version \
+     SETTINGS fsync_after_insert = 1, fsync_part_directory = 1";
+
 /// Why the schema is not as it must be.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
@@ -45,6 +51,15 @@ pub enum MigrateError {
         /// What ClickHouse said.
         #[source]
         source: clickhouse::error::Error,
+    },
+    /// A statement that can't be turned into one for a cluster.
+    #[error("migration {name} can't be done on a cluster")]
+    Cluster {
+        /// Step.
+        name: &'static str,
+        /// The statement.
+        #[source]
+        source: UnknownStatement,
     },
     /// The store has a step that differs from this program's.
     #[error("store has another migration {version} than this program: it was made by another build")]
@@ -62,8 +77,9 @@ pub enum MigrateError {
     },
 }
 
-#[derive(clickhouse::Row, Deserialize)]
-struct Applied {
+/// A step that a store has.
+#[derive(Debug, clickhouse::Row, Serialize, Deserialize)]
+pub(super) struct Applied {
     version: u32,
     checksum: String,
 }
@@ -74,7 +90,7 @@ impl Migration {
         Sha256::digest(self.sql.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    fn statements(&self) -> impl Iterator<Item = &'static str> {
+    pub(super) fn statements(&self) -> impl Iterator<Item = &'static str> {
         self.sql.split(";\n").map(str::trim).filter(|statement| !statement.is_empty())
     }
 }
@@ -84,18 +100,13 @@ impl Migration {
 /// # Errors
 /// When ClickHouse is away or refuses, or the store belongs to another build.
 pub async fn migrate(client: &Client) -> Result<(), MigrateError> {
+    client.probe().await?;
     let bare = client.connect_without_database()?;
     let name = client.database().replace('\\', "\\\\").replace('`', "\\`");
-    run(&bare, "create database", &format!("CREATE DATABASE IF NOT EXISTS `{name}`")).await?;
+    let cluster = client.cluster();
+    run(&bare, cluster, "create database", &format!("CREATE DATABASE IF NOT EXISTS `{name}`")).await?;
     let client = client.connect()?;
-    run(
-        &client,
-        "create schema_migrations",
-        "CREATE TABLE IF NOT EXISTS schema_migrations (version UInt32, name String, checksum String, \
-         applied_at DateTime64(3, 'UTC') DEFAULT now64(3)) ENGINE = MergeTree ORDER BY version \
-         SETTINGS fsync_after_insert = 1, fsync_part_directory = 1",
-    )
-    .await?;
+    run(&client, cluster, "create schema_migrations", SCHEMA_MIGRATIONS).await?;
     let applied: Vec<Applied> = client
         .query_raw("SELECT DISTINCT version, checksum FROM schema_migrations ORDER BY version")
         .fetch_all()
@@ -107,7 +118,7 @@ pub async fn migrate(client: &Client) -> Result<(), MigrateError> {
             continue;
         }
         for statement in migration.statements() {
-            run(&client, migration.name, statement).await?;
+            run(&client, cluster, migration.name, statement).await?;
         }
         record(&client, migration).await?;
         tracing::info!(migration = migration.name, "schema migrated");
@@ -115,7 +126,8 @@ pub async fn migrate(client: &Client) -> Result<(), MigrateError> {
     Ok(())
 }
 
-fn check(applied: &[Applied]) -> Result<(), MigrateError> {
+/// Whether this program knows all of a store's steps.
+pub(super) fn check(applied: &[Applied]) -> Result<(), MigrateError> {
     let known = MIGRATIONS.last().map_or(0, |migration| migration.version);
     for applied in applied {
         match MIGRATIONS.iter().find(|migration| migration.version == applied.version) {
@@ -129,8 +141,18 @@ fn check(applied: &[Applied]) -> Result<(), MigrateError> {
     Ok(())
 }
 
-async fn run(client: &clickhouse::Client, name: &'static str, sql: &str) -> Result<(), MigrateError> {
-    client.query_raw(sql).execute().await.map_err(|source| MigrateError::Statement { name, source })
+async fn run(
+    client: &clickhouse::Client,
+    cluster: Option<&str>,
+    name: &'static str,
+    sql: &str,
+) -> Result<(), MigrateError> {
+    let rendered = cluster::render(sql, cluster).map_err(|source| MigrateError::Cluster { name, source })?;
+    for sql in rendered {
+        let run = client.query_raw(&sql).execute().await;
+        run.map_err(|source| MigrateError::Statement { name, source })?;
+    }
+    Ok(())
 }
 
 async fn record(client: &clickhouse::Client, migration: &Migration) -> Result<(), MigrateError> {

@@ -27,11 +27,15 @@ struct Running {
 }
 
 /// Ends one attempt and returns when it is over.
-pub async fn end_attempt(client: &clickhouse::Client, query_id: &str) -> clickhouse::error::Result<()> {
+pub async fn end_attempt(
+    client: &clickhouse::Client,
+    on: On<'_>,
+    query_id: &str,
+) -> clickhouse::error::Result<()> {
     let client = client.clone().with_header(ABANDON_HEADER, query_id);
     loop {
-        kill(&client, query_id).await?;
-        if !is_running(&client, query_id).await? {
+        kill(&client, on, query_id).await?;
+        if !is_running(&client, on, query_id).await? {
             return Ok(());
         }
         sleep(LOOK_EVERY).await;
@@ -40,20 +44,24 @@ pub async fn end_attempt(client: &clickhouse::Client, query_id: &str) -> clickho
 
 /// Waits until inserts of other aggregator processes that run now are over; those that take long are killed. A batch
 /// that was sent before may be in one of them.
-pub async fn await_foreign(client: &clickhouse::Client, instance: &str) -> clickhouse::error::Result<()> {
-    let mut foreign = running(client).await?;
+pub async fn await_foreign(
+    client: &clickhouse::Client,
+    on: On<'_>,
+    instance: &str,
+) -> clickhouse::error::Result<()> {
+    let mut foreign = running(client, on).await?;
     foreign.retain(|id| !id.starts_with(instance));
     let deadline = Instant::now() + FOREIGN_PATIENCE;
     while !foreign.is_empty() {
         if Instant::now() > deadline {
             for query_id in &foreign {
                 tracing::warn!(%query_id, "killing another process's insert that does not end");
-                end_attempt(client, query_id).await?;
+                end_attempt(client, on, query_id).await?;
             }
             return Ok(());
         }
         sleep(LOOK_EVERY).await;
-        let now = running(client).await?;
+        let now = running(client, on).await?;
         foreign.retain(|id| now.contains(id));
     }
     Ok(())
@@ -64,20 +72,48 @@ fn tag(query_id: &str) -> String {
     format!("/* query_id:{query_id} */")
 }
 
-async fn kill(client: &clickhouse::Client, query_id: &str) -> clickhouse::error::Result<()> {
+/// Where inserts may run: this server, or a cluster by its name.
+#[derive(Clone, Copy)]
+pub struct On<'a>(pub Option<&'a str>);
+
+impl On<'_> {
+    /// What runs there now.
+    fn processes(self) -> String {
+        self.0.map_or_else(
+            || "system.processes".to_owned(),
+            |cluster| format!("clusterAllReplicas('{cluster}', system.processes)"),
+        )
+    }
+
+    fn clause(self) -> String {
+        self.0.map(|cluster| format!("ON CLUSTER '{cluster}' ")).unwrap_or_default()
+    }
+
+    /// The statement of that name: on a cluster also its parts on other hosts.
+    const fn named(self) -> &'static str {
+        match self.0 {
+            None => "query_id = {id:String} OR startsWith(query, {tag:String})",
+            Some(_) => "initial_query_id = {id:String}",
+        }
+    }
+}
+
+async fn kill(client: &clickhouse::Client, on: On<'_>, query_id: &str) -> clickhouse::error::Result<()> {
     client
-        .query_raw("KILL QUERY WHERE query_id = {id:String} OR startsWith(query, {tag:String}) SYNC")
+        .query_raw(&format!("KILL QUERY {}WHERE {} SYNC", on.clause(), on.named()))
         .param("id", query_id)
         .param("tag", tag(query_id))
         .execute()
         .await
 }
 
-async fn is_running(client: &clickhouse::Client, query_id: &str) -> clickhouse::error::Result<bool> {
+async fn is_running(
+    client: &clickhouse::Client,
+    on: On<'_>,
+    query_id: &str,
+) -> clickhouse::error::Result<bool> {
     let count: u64 = client
-        .query_raw(
-            "SELECT count() FROM system.processes WHERE query_id = {id:String} OR startsWith(query, {tag:String})",
-        )
+        .query_raw(&format!("SELECT count() FROM {} WHERE {}", on.processes(), on.named()))
         .param("id", query_id)
         .param("tag", tag(query_id))
         .fetch_one()
@@ -86,13 +122,14 @@ async fn is_running(client: &clickhouse::Client, query_id: &str) -> clickhouse::
 }
 
 /// Query ids of all inserts of aggregators that run now.
-async fn running(client: &clickhouse::Client) -> clickhouse::error::Result<Vec<String>> {
+async fn running(client: &clickhouse::Client, on: On<'_>) -> clickhouse::error::Result<Vec<String>> {
     let found: Vec<Running> = client
-        .query_raw(
-            "SELECT if(startsWith(query_id, {prefix:String}), query_id, \
-             extract(query, '^/\\\\* query_id:([^ ]+) \\\\*/')) AS tag FROM system.processes \
-             WHERE startsWith(query_id, {prefix:String}) OR startsWith(query, concat('/* query_id:', {prefix:String}))",
-        )
+        .query_raw(&format!(
+            "SELECT if(startsWith(query_id, {{prefix:String}}), query_id, \
+             extract(query, '^/\\\\* query_id:([^ ]+) \\\\*/')) AS tag FROM {} \
+             WHERE startsWith(query_id, {{prefix:String}}) OR startsWith(query, concat('/* query_id:', {{prefix:String}}))",
+            on.processes()
+        ))
         .param("prefix", PREFIX)
         .fetch_all()
         .await?;

@@ -172,7 +172,8 @@ impl Unit {
         // A child of another generation has none of its predecessor's inserts.
         if client.generation()? == earlier.generation {
             let connection = client.connect()?;
-            within("end an earlier insert", settle::end_attempt(&connection, &earlier.query_id)).await?;
+            let on = settle::On(client.cluster());
+            within("end an earlier insert", settle::end_attempt(&connection, on, &earlier.query_id)).await?;
         }
         self.earlier = None;
         Ok(())

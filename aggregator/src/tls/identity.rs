@@ -50,17 +50,25 @@ impl Presented {
     /// # Errors
     /// When a file can't be read or used.
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let pem = |path: &Path, what| {
-            let path = path.to_owned();
-            move |error| match error {
-                rustls_pki_types::pem::Error::Io(source) => TlsError::Read { path, source },
-                _ => TlsError::Pem { path, what },
-            }
-        };
-        let chain = read_certificates(certificate)?;
-        let key = PrivateKeyDer::from_pem_file(key).map_err(pem(key, "private key"))?;
+        let (chain, key) = read_key_pair(certificate, key)?;
         Self::new(chain, key).map_err(|source| TlsError::Unusable { path: certificate.to_owned(), source })
     }
+}
+
+/// A certificate with what is between it and its authority, and its key.
+pub type KeyPair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// A certificate and its key from PEM files.
+///
+/// # Errors
+/// When a file can't be read or is not PEM. Whether they fit each other is not looked at.
+pub fn read_key_pair(certificate: &Path, key: &Path) -> Result<KeyPair, TlsError> {
+    let chain = read_certificates(certificate)?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| match error {
+        rustls_pki_types::pem::Error::Io(source) => TlsError::Read { path: key.to_owned(), source },
+        _ => TlsError::Pem { path: key.to_owned(), what: "private key" },
+    })?;
+    Ok((chain, private))
 }
 
 /// The certificates of a PEM file, at least one.
@@ -71,7 +79,10 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Tl
     chain.ok().filter(|chain| !chain.is_empty()).ok_or_else(none)
 }
 
-/// The authorities of a PEM file.
+/// Adds the authorities of a PEM file.
+///
+/// # Errors
+/// When it can't be read, or holds none.
 pub fn add_authorities(store: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
     for certificate in read_certificates(path)? {
         store.add(certificate).map_err(|source| TlsError::Authority { path: PathBuf::from(path), source })?;

@@ -69,8 +69,8 @@ pub fn program() -> PathBuf {
 }
 
 fn start(directory: &Path) -> Supervisor {
-    let path = directory.join("clickhouse");
-    Supervisor::start(Options { program: program(), path, library: None, memory_bytes: 1 << 30 }).unwrap()
+    let options = Options::new(program(), directory.join("clickhouse"));
+    Supervisor::start(Options { memory_bytes: 1 << 30, ..options }).unwrap()
 }
 
 impl Engine {

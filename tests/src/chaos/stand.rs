@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -32,6 +32,9 @@ const BATCH_INTERVAL: &str = "500ms";
 /// How long the engine may take to be there again.
 const ENGINE_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long after its minutes a lost part may take to be in the ledger.
+const WRITE_OFF_LIMIT: Duration = Duration::from_secs(150);
+
 /// The running whole. Fields are in the order in which they go.
 #[derive(Debug)]
 pub struct ChaosStand {
@@ -53,6 +56,14 @@ impl ChaosStand {
     /// # Errors
     /// When a part does not start.
     pub async fn start(place: &Arc<Place>, members: usize) -> Result<Self> {
+        Self::with(place, members, &[]).await
+    }
+
+    /// The same with these flags of the aggregator.
+    ///
+    /// # Errors
+    /// As [`ChaosStand::start`].
+    pub async fn with(place: &Arc<Place>, members: usize, flags: &[(&str, &str)]) -> Result<Self> {
         let agent_disk = Disk::with_size(&place.directory("agent-disk")?, Medium::Ext4, false, AGENT_DISK)?;
         let aggregator_disk =
             Disk::with_size(&place.directory("aggregator-disk")?, Medium::Ext4, false, AGGREGATOR_DISK)?;
@@ -64,6 +75,9 @@ impl ChaosStand {
             .daemon
             .set("--state-dir", state.to_string_lossy())
             .set("--ingest-batch-interval", BATCH_INTERVAL);
+        for (flag, value) in flags {
+            centre.aggregator.daemon = centre.aggregator.daemon.set(flag, *value);
+        }
         centre.aggregator.state = state;
         let plan = Plan { rate: Some(RATE), ..Plan::default() };
         let cluster = Cluster::builder("chaos").members(members);
@@ -112,7 +126,13 @@ impl ChaosStand {
         let rows = wait::settled("the ledger", Duration::from_secs(3), ENGINE_LIMIT, async || {
             stand.api.ledger(&stand.id, stand.since).await
         });
-        let ledger = rows.await?;
+        let mut ledger = rows.await?;
+        // What was lost with a part is written off once its minutes are over.
+        let deadline = Instant::now() + WRITE_OFF_LIMIT;
+        while unaccounted(&ledger).is_err() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            ledger = stand.api.ledger(&stand.id, stand.since).await?;
+        }
         let accounted = unaccounted(&ledger);
         let unannounced: u64 = ledger.iter().map(|row| row.unannounced).sum();
         stand.aggregator.daemon.terminate()?;

@@ -23,13 +23,13 @@ use crate::wait;
 const STEPS: &str = "ETCD_MONITOR_STEPS";
 
 /// Tables that have an insert about every second.
-const BUSY: [&str; 4] = ["sync_histograms", "writes", "metrics", "ledger"];
+pub(super) const BUSY: [&str; 4] = ["sync_histograms", "writes", "metrics", "ledger"];
 
 /// How long an insert may be waited for; the engine may have been killed often and rest before it starts.
 const INSERT_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long an engine may take to be there again.
-const ENGINE_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const ENGINE_LIMIT: Duration = Duration::from_secs(60);
 
 /// The aggregator waits a minute for an insert, and not another one for those behind it.
 const GIVE_UP_LIMIT: Duration = Duration::from_secs(90);
@@ -38,13 +38,13 @@ const GIVE_UP_LIMIT: Duration = Duration::from_secs(90);
 const RESEND_LIMIT: Duration = Duration::from_secs(200);
 
 /// Lines of each log that are shown with a failure.
-const SHOWN_LINES: usize = 60;
+pub(super) const SHOWN_LINES: usize = 60;
 
 /// What the aggregator logs when a try at storing did not work out.
 const GAVE_UP: &str = "store batches failed";
 
 /// What it logs when the engine answers.
-const STARTED: &str = "engine started";
+pub(super) const STARTED: &str = "engine started";
 
 /// A step at which the engine is hit.
 #[derive(Debug, Clone, Copy)]
@@ -130,7 +130,8 @@ pub fn run(steps: &[Step]) -> Result<()> {
 }
 
 async fn on_a_stand(place: &Arc<Place>, steps: &[Step]) -> Result<()> {
-    let mut stand = ChaosStand::start(place, 1).await?;
+    // Stalls last longer here than the keeper would let them: an insert that goes on after it was given up is what they are about.
+    let mut stand = ChaosStand::with(place, 1, &[("--clickhouse-hang-timeout", "1h")]).await?;
     let mut books = Books::settled(&stand.stand).await?;
     for (number, step) in steps.iter().enumerate().filter(|(number, _)| wanted(*number + 1)) {
         let began = Instant::now();
@@ -167,12 +168,12 @@ async fn hit(stand: &mut ChaosStand, step: Step) -> Result<String> {
     }
 }
 
-fn store(stand: &ChaosStand) -> PathBuf {
+pub(super) fn store(stand: &ChaosStand) -> PathBuf {
     stand.stand.aggregator.state.join("clickhouse")
 }
 
 /// Sends a signal in a moment of an insert. True when the table was left with an unfinished part.
-async fn strike(
+pub(super) async fn strike(
     stand: &mut ChaosStand,
     table: &str,
     moment: Moment,
@@ -298,7 +299,7 @@ async fn stalled(stand: &mut ChaosStand, table: &str, until: Until, then: Then) 
     ))
 }
 
-async fn new_engine(stand: &mut ChaosStand, old: u32) -> Result<()> {
+pub(super) async fn new_engine(stand: &mut ChaosStand, old: u32) -> Result<()> {
     let aggregator = &mut stand.stand.aggregator;
     wait::until("a new engine", ENGINE_LIMIT, async || Ok((aggregator.engine_pid()? != old).then_some(())))
         .await

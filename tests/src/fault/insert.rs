@@ -16,6 +16,9 @@ use anyhow::{Context, Result, bail};
 /// What a part's directory is called while it is written.
 const UNFINISHED: &str = "tmp_insert_";
 
+/// And a merged one.
+const MERGING: &str = "tmp_merge_";
+
 /// Bytes of the head of an inotify event; its name follows.
 const HEAD: usize = size_of::<libc::inotify_event>();
 
@@ -26,6 +29,8 @@ pub enum Moment {
     Begun,
     /// The part belongs to the table; nobody has been told yet.
     Written,
+    /// A merge of parts is being written.
+    Merging,
 }
 
 /// The directory of a table's parts in an engine's store.
@@ -104,6 +109,7 @@ impl InsertWatch {
 fn is(moment: Moment, created: bool, name: &str) -> bool {
     match moment {
         Moment::Begun => created && name.starts_with(UNFINISHED),
+        Moment::Merging => created && name.starts_with(MERGING),
         // Level 0: a merged part has a higher one.
         Moment::Written => !created && !name.starts_with("tmp") && name.ends_with("_0"),
     }
@@ -138,6 +144,8 @@ mod tests {
         let strike = |moment| watch.strike(moment, std::process::id(), 0, soon).is_ok();
         fs::create_dir(directory.join("tmp_merge_20260101_1_2_1")).unwrap();
         assert!(!strike(Moment::Begun), "a merge is no insert");
+        fs::create_dir(directory.join("tmp_merge_20260101_1_3_1")).unwrap();
+        assert!(strike(Moment::Merging));
         let unfinished = directory.join("tmp_insert_20260101_3_3_0");
         fs::create_dir(&unfinished).unwrap();
         assert!(is_unfinished(directory));

@@ -45,7 +45,12 @@ fn page(member: MemberView, tally: &Tally) -> String {
         last_seen: None,
         diagnoses: Vec::new(),
     };
-    let cluster = ClusterView { summary, leader: LeaderView::default(), members: vec![member] };
+    let cluster = ClusterView {
+        summary,
+        leader: LeaderView::default(),
+        members: vec![member],
+        recent_syncs: Vec::new(),
+    };
     let view = View { clusters: BTreeMap::from([(id, cluster)]), ..View::default() };
     let mut families = Families::default();
     fleet(&mut families, &Arc::new(view), tally);

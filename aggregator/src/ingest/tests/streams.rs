@@ -116,7 +116,7 @@ async fn bench(live_room: usize) -> Bench {
     let stop = tokio_util::sync::CancellationToken::new();
     let nowhere = External { url: "http://127.0.0.1:9".to_owned(), ..External::default() };
     let (store, _task) =
-        Store::start(Client::external(&nowhere, "none"), Unstorable::default(), stop.clone());
+        Store::start(Client::external(&nowhere, "none").unwrap(), Unstorable::default(), stop.clone());
     let (sender, live) = tokio::sync::mpsc::channel(live_room);
     let service =
         Service::new(store.clone(), std::sync::Arc::new(NoNames), sender, Options::default(), stop.clone());
