@@ -25,7 +25,8 @@ use crate::clock::Clock;
 use crate::config::{ClickHouse, Config};
 use crate::engine::{Options as EngineOptions, Supervisor};
 use crate::evaluate::{self, Evaluation};
-use crate::expose::{Deliveries, Exposition, Sources};
+use crate::export::{self, Push, PushError};
+use crate::expose::{Deliveries, Sources};
 use crate::ingest::{self, LiveFact, Service};
 use crate::notify::channel::{Channels, Console, Webhook, WebhookError};
 use crate::notify::outbox::{Outbox, Outcome};
@@ -76,6 +77,9 @@ pub enum StartError {
     /// The HTTP client for SQL can't be made.
     #[error("HTTP client for SQL")]
     Sql(#[source] reqwest::Error),
+    /// Metrics can't be pushed.
+    #[error(transparent)]
+    Push(#[from] PushError),
     /// The engine's keeper can't be started.
     #[error("start the engine's keeper")]
     Engine(#[source] std::io::Error),
@@ -112,6 +116,7 @@ pub struct Aggregator {
     ports: tls::Ports,
     evaluation: Evaluation,
     outbox: Outbox,
+    push: Option<Push>,
     facts: mpsc::Receiver<LiveFact>,
     outcomes: mpsc::Receiver<Outcome>,
 }
@@ -183,6 +188,7 @@ impl Aggregator {
         .await?;
         let (agentless, poller) = Agentless::load(parts, state.clone(), config.agentless.clone()).await?;
         let deliveries = Deliveries::default();
+        let instance = registry.installation().to_string();
         let evaluation = Evaluation::restore(evaluate::Parts {
             clock,
             profile: Profile::default_profile(),
@@ -197,7 +203,12 @@ impl Aggregator {
         .await?;
         let engine_facts = engine.as_ref().map(Supervisor::facts);
         let health = Health::new(store.0.clone(), engine_facts.clone());
-        let sources = Sources {
+        let otlp_counters = config.otlp.as_ref().map(|_| Arc::new(export::Counters::default()));
+        if config.export_members {
+            store.0.tally().keep_newest();
+        }
+        let sources = Arc::new(Sources {
+            clock,
             view: views.clone(),
             store: store.0.clone(),
             rollup: roller.counters(),
@@ -207,6 +218,16 @@ impl Aggregator {
             certificates: ports.gauges.clone(),
             sql: sql.counters(),
             engine: engine_facts,
+            deliveries,
+            otlp: otlp_counters.clone(),
+            samples: config.export_members,
+        });
+        let push = match (&config.otlp, otlp_counters) {
+            (Some(settings), Some(counters)) => {
+                let page = Arc::clone(&sources);
+                Some(Push::new(settings, instance, Arc::new(move || page.families()), counters)?)
+            }
+            _ => None,
         };
         let owners_socket = server::bind_owners_socket(&config.state_dir);
         let (router, owners_router) = api::routers(api::Parts {
@@ -215,7 +236,7 @@ impl Aggregator {
             query: Query::new(client),
             sql: sql.clone(),
             health: health.clone(),
-            exposition: Exposition::new(sources, &deliveries),
+            exposition: sources,
             agentless,
             desk: ports.desk(),
             access: Access::new(config.token.as_ref(), &config.host_names),
@@ -241,6 +262,7 @@ impl Aggregator {
             ports,
             evaluation,
             outbox,
+            push,
             facts,
             outcomes,
         })
@@ -288,6 +310,7 @@ impl Aggregator {
         let evaluation =
             tokio::spawn(self.evaluation.run(self.facts, self.outcomes, stop_evaluation.clone()));
         let outbox = tokio::spawn(self.outbox.run(stop_outbox.clone()));
+        let push = self.push.map(|push| tokio::spawn(push.run(self.stop_ingest.clone())));
         self.health.set_serving(true);
         tracing::info!(api = ready["api"].as_str(), ingest = ready["ingest"].as_str(), "serving");
         // The telemetry store may still be on its way: agents and alerts don't wait for it, so neither do units.
@@ -305,6 +328,9 @@ impl Aggregator {
             Err(error) => tracing::error!(%error, "ingest ended abnormally"),
         }
         ended("agentless", poller).await;
+        if let Some(push) = push {
+            ended("push", push).await;
+        }
         self.stop_store.cancel();
         ended("rollup", roller).await;
         ended("transcript", transcript).await;

@@ -21,13 +21,14 @@ use utoipa_axum::routes;
 use crate::agentless::Agentless;
 use crate::clock::Clock;
 use crate::enrol::DeskHandle;
-use crate::expose::Exposition;
+use crate::expose::Sources;
 use crate::query::Query;
 use crate::sql::Sql;
 use crate::view::View;
 
 mod access;
 mod agentless;
+mod capacity;
 pub mod clickhouse;
 mod clusters;
 mod diagnoses;
@@ -67,7 +68,7 @@ struct Shared {
     queries: Semaphore,
     sql: Sql,
     health: Health,
-    exposition: Exposition,
+    exposition: Arc<Sources>,
     agentless: Agentless,
     /// Whether requests show a token.
     has_token: bool,
@@ -88,7 +89,7 @@ pub struct Parts {
     /// How the process is.
     pub health: Health,
     /// What `/metrics` shows.
-    pub exposition: Exposition,
+    pub exposition: Arc<Sources>,
     /// What is watched without agents.
     pub agentless: Agentless,
     /// Where agents enrol, if they do.
@@ -145,6 +146,8 @@ fn routes() -> OpenApiRouter<Context> {
         .routes(routes!(telemetry::ledger))
         .routes(routes!(events::events))
         .routes(routes!(sql::sql))
+        .routes(routes!(capacity::capacity))
+        .routes(routes!(capacity::prefixes))
         .routes(routes!(diagnoses::diagnoses))
         .routes(routes!(diagnoses::diagnosis))
 }

@@ -10,6 +10,7 @@ use etcdmon_service::secret::Secret;
 use etcdmon_service::settings::{ByteSize, Faults, Millis, Schema, Setting, Settings, Source};
 
 use crate::agentless::{MAX_TARGETS, Spec, Target};
+use crate::export;
 use crate::notify::channel::Webhook;
 use crate::store::Retention;
 
@@ -90,6 +91,13 @@ const SETTINGS: &[Setting] = &[
     .list(),
     Setting::new("alert.webhook", "URL", "", "Receiver of alerts, in Alertmanager's webhook format").list(),
     Setting::new("alert.console", "BOOL", "true", "Print alerts on standard output"),
+    Setting::new("export.members", "BOOL", "false", "Show on /metrics, and push, the newest samples of all series as well: those of members and of their nodes"),
+    Setting::new("export.otlp-endpoint", "URL", "", "Receiver of metrics over OTLP/HTTP, the whole URL such as http://collector:4318/v1/metrics; empty = none"),
+    Setting::new("export.otlp-headers-file", "FILE", "", "File of headers for that receiver, lines `Name: value`; read before every request"),
+    Setting::new("export.otlp-interval", "TIME", "15s", "How often metrics are pushed"),
+    Setting::new("export.otlp-ca-file", "FILE", "", "Authority of that receiver's certificate; empty = the usual ones"),
+    Setting::new("export.otlp-cert-file", "FILE", "", "Certificate that is shown to that receiver"),
+    Setting::new("export.otlp-key-file", "FILE", "", "Key of that certificate"),
     Setting::new("log.format", "FORMAT", "text", "text or json"),
     Setting::new("log.filter", "FILTER", "info", "Which log lines are shown, such as info or info,etcdmon_aggregator::ingest=debug"),
     Setting::new("ready-file", "FILE", "", "Written once everything listens: a JSON object with addresses and process ids"),
@@ -109,6 +117,9 @@ const RETENTION: (Duration, Duration) = (Duration::from_hours(24), Duration::fro
 
 /// Bounds of the batch interval.
 const BATCH_INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+
+/// Bounds of the interval of pushed metrics.
+const OTLP_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(1));
 
 /// Where telemetry is stored.
 #[derive(Debug, Clone)]
@@ -214,6 +225,10 @@ pub struct Config {
     pub webhooks: Vec<String>,
     /// Whether alerts are printed.
     pub console: bool,
+    /// Whether the newest samples of all series are among the metrics.
+    pub export_members: bool,
+    /// Where metrics are pushed to.
+    pub otlp: Option<export::Settings>,
     /// How log lines look.
     pub log_format: Format,
     /// Which log lines are shown.
@@ -252,6 +267,8 @@ pub fn load(
         agentless: agentless(&mut settings),
         webhooks: webhooks(&mut settings),
         console: settings.read("alert.console"),
+        export_members: settings.read("export.members"),
+        otlp: otlp(&mut settings),
         log_format: settings.read("log.format"),
         log_filter: settings.read("log.filter"),
         ready_file: settings.optional("ready-file"),
@@ -520,6 +537,39 @@ fn webhooks(settings: &mut Settings) -> Vec<String> {
         }
     }
     urls
+}
+
+fn otlp(settings: &mut Settings) -> Option<export::Settings> {
+    let endpoint: Option<String> = settings.optional("export.otlp-endpoint");
+    let headers_file: Option<PathBuf> = settings.optional("export.otlp-headers-file");
+    let authority_file: Option<PathBuf> = settings.optional("export.otlp-ca-file");
+    let key_pair = key_pair(settings, "export.otlp-cert-file", "export.otlp-key-file");
+    let Millis(interval) = settings.read("export.otlp-interval");
+    if interval < OTLP_INTERVAL.0 || interval > OTLP_INTERVAL.1 {
+        settings.fault("export.otlp-interval", "lies outside 1s to 1h");
+    }
+    if let Some(Err(fault)) = headers_file.as_deref().map(export::check_headers) {
+        settings.fault("export.otlp-headers-file", fault);
+    }
+    if let Some(Err(error)) = authority_file.as_ref().map(std::fs::File::open) {
+        settings.fault("export.otlp-ca-file", format!("can't be read: {error}"));
+    }
+    let Some(endpoint) = endpoint else {
+        for (key, given) in [
+            ("export.otlp-headers-file", headers_file.is_some()),
+            ("export.otlp-ca-file", authority_file.is_some()),
+            ("export.otlp-cert-file", key_pair.is_some()),
+        ] {
+            if given {
+                settings.fault(key, "means nothing without export.otlp-endpoint");
+            }
+        }
+        return None;
+    };
+    if Webhook::check(&endpoint).is_err() {
+        settings.fault("export.otlp-endpoint", "is not an http or https URL");
+    }
+    Some(export::Settings { endpoint, headers_file, interval, authority_file, key_pair })
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub mod channel;
 mod mark;
 pub mod outbox;
 mod payload;
-mod retry;
+pub(crate) mod retry;
 
 pub use payload::MAX_ALERTS_PER_NOTICE;
 

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::store::{Client, ClientError};
 
 mod autopsies;
+mod capacity;
 mod events;
 mod latency;
 mod ledger;
@@ -20,6 +21,7 @@ mod metrics;
 mod syncs;
 
 pub use autopsies::{SlowSync, SlowSyncFilter};
+pub use capacity::{Fill, PrefixSize};
 pub use events::{Event, EventFilter};
 pub use latency::{Latency, LatencyBucket};
 pub use ledger::{Blind, LedgerAccount};

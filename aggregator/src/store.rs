@@ -19,6 +19,7 @@ pub mod retention;
 mod seen;
 mod settle;
 pub mod table;
+mod tally;
 mod unit;
 mod writer;
 
@@ -28,4 +29,5 @@ pub use decode::{BatchId, ClusterNames, DecodeError, Decoded};
 pub use isolate::Options as Unstorable;
 pub use retention::Retention;
 pub use table::Table;
+pub use tally::{Account, Newest, Tally};
 pub use writer::{Stopping, Store};

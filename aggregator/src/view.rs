@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use etcdmon_proto::v1;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::alert::{Alerts, State};
 use crate::clock::At;
-use crate::cluster::{Cluster, Faults, Health, Leaderless, Member, Model};
+use crate::cluster::{Cluster, Cumulative, Faults, Health, Leaderless, Member, Model};
 use crate::diagnosis::{OpenDiagnosis, Shown};
 use crate::registry::Registry;
 
@@ -176,6 +177,20 @@ pub struct MemberView {
     /// Diagnoses that are open: why it is slow, and who does it.
     #[serde(default)]
     pub diagnoses: Vec<OpenDiagnosis>,
+    /// What is counted of it, for those who read counters.
+    #[serde(skip)]
+    pub counted: Counted,
+}
+
+/// What an agent counts of a member, since the agent's epoch began; empty while nobody alive reports it.
+#[derive(Debug, Clone, Default)]
+pub struct Counted {
+    /// Latencies of its syncs, by file class.
+    pub syncs: Vec<(v1::FileClass, Cumulative)>,
+    /// What it gets of its node.
+    pub vitals: Option<v1::LiveVitals>,
+    /// Its slow syncs.
+    pub slow_syncs: Option<v1::LiveSlowSyncs>,
 }
 
 /// Why an etcd does not start or serve.
@@ -384,7 +399,15 @@ impl Maker<'_> {
         let report = self.model.report(self.at, cluster, id);
         let agent = report.and_then(|(agent, _)| self.model.agents().find(|(id, _)| *id == agent));
         let remote = report.is_some_and(|(_, report)| report.is_remote());
-        let live = report.map(|(_, report)| report.live.clone()).unwrap_or_default();
+        let mut live = report.map(|(_, report)| report.live.clone()).unwrap_or_default();
+        let counted = match health {
+            Health::Unknown { .. } => Counted::default(),
+            _ => Counted {
+                syncs: member.counted().map(|(class, counted)| (class, counted.clone())).collect(),
+                vitals: live.vitals.take(),
+                slow_syncs: live.slow_syncs.take(),
+            },
+        };
         let identity = live.member.unwrap_or_default();
         MemberView {
             id: hex(id),
@@ -420,6 +443,7 @@ impl Maker<'_> {
             data_dir: identity.data_dir,
             boot_failure: live.boot_failure.map(BootFailureView::from),
             diagnoses: self.open(cluster).into_iter().filter(|open| open.member == hex(id)).collect(),
+            counted,
         }
     }
 

@@ -15,6 +15,8 @@
 //! | [`engine`] | what an aggregator that ended left in its tables |
 //! | [`oracle`], [`metrics`] | `perf stat` and etcd's own counters |
 //! | [`simulate`] | many agents from one process, whose every byte is known |
+//! | [`prometheus`] | a real Prometheus that scrapes and takes OTLP |
+//! | [`fill`] | a real database filled up to its quota, and recorded |
 //! | [`receiver`] | a webhook receiver that can be down, hang or fail |
 //! | [`root`] | a root directory with only what a program needs, and programs run inside |
 //! | [`stand`], [`suite`] | all of it together; what every suite does around its tests |
@@ -32,12 +34,14 @@ pub mod engine;
 pub mod etcd;
 pub mod fault;
 pub mod faults;
+pub mod fill;
 pub mod load;
 pub mod metrics;
 pub mod node;
 pub mod oracle;
 pub mod place;
 pub mod process;
+pub mod prometheus;
 pub mod receiver;
 pub mod root;
 pub mod simulate;

@@ -90,6 +90,14 @@ pub fn benchmark() -> Result<PathBuf> {
     present(directory()?.join("benchmark").join(BENCHMARK_VERSION).join("benchmark"), "cargo xtask setup")
 }
 
+/// A program of Prometheus: `prometheus` or `promtool`.
+///
+/// # Errors
+/// When it is not installed.
+pub fn prometheus(program: &str) -> Result<PathBuf> {
+    present(directory()?.join("prometheus").join(program), "cargo xtask setup")
+}
+
 /// One of our own binaries, built beside this one.
 ///
 /// # Errors

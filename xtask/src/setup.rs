@@ -18,6 +18,7 @@ pub mod engine;
 pub mod etcd;
 mod kernel;
 mod packages;
+mod prometheus;
 pub mod rust;
 pub mod stamp;
 #[cfg(test)]
@@ -79,6 +80,7 @@ fn pieces() -> Vec<Box<dyn Piece>> {
         Box::new(engine::Engine),
         Box::new(etcd::ForUp),
         Box::new(etcd::FromDebian),
+        Box::new(prometheus::Prometheus),
     ];
     all.extend(etcd::from_go().into_iter().map(|module| Box::new(module) as Box<dyn Piece>));
     all.push(Box::new(kernel::Devices));

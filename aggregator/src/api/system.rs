@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::{Context, Problem};
 use crate::engine::Facts;
-use crate::expose;
+use crate::export::Format;
 use crate::store::Store;
 
 /// Every evaluation makes a view; after this long without one it hangs and the process should be restarted.
@@ -160,16 +160,27 @@ pub async fn readyz(State(context): State<Context>) -> Response {
     (status, Json(readiness)).into_response()
 }
 
-/// The aggregator's own metrics in OpenMetrics form.
+/// Metrics of clusters, members and the aggregator itself, in Prometheus's text form, or in OpenMetrics where `Accept` prefers
+/// that.
 #[utoipa::path(
     get, path = "/metrics", tag = "system", operation_id = "metrics",
     responses(
-        (status = 200, body = String, content_type = "application/openmetrics-text"),
+        (status = 200, description = "All metrics", content(
+            (String = "text/plain"),
+            (String = "application/openmetrics-text"),
+        )),
         (status = 401, body = Problem, content_type = "application/problem+json", description = "No valid token"),
     )
 )]
-pub async fn metrics(State(context): State<Context>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, expose::CONTENT_TYPE)], context.shared.exposition.text())
+pub async fn metrics(State(context): State<Context>, headers: HeaderMap) -> Result<Response, Problem> {
+    let format = Format::accepted(headers.get(ACCEPT).and_then(|value| value.to_str().ok()));
+    let sources = Arc::clone(&context.shared.exposition);
+    // A large fleet's page takes a while to be written.
+    let text = tokio::task::spawn_blocking(move || format.write(&sources.families())).await;
+    let text = text.map_err(|_panic| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written; the log says why")
+    })?;
+    Ok(([(CONTENT_TYPE, format.content_type()), (VARY, "accept")], text).into_response())
 }
 
 /// This description.

@@ -228,6 +228,15 @@ impl Member {
         self.series.get(&(class as i32)).map_or_else(Window::default, |series| series.history(at, span))
     }
 
+    /// Latencies of all syncs since the epoch of the agent to believe began, by file class; those that it has not seen yet
+    /// are left out.
+    pub fn counted(&self) -> impl Iterator<Item = (v1::FileClass, &Cumulative)> {
+        self.series.iter().filter_map(|(class, series)| {
+            let counted = series.newest().filter(|counted| !counted.pairs.is_empty())?;
+            Some((v1::FileClass::try_from(*class).ok()?, counted))
+        })
+    }
+
     /// Fills gaps with what `agent` counted up to `at` and sends late.
     pub fn fill(&mut self, at: At, agent: Uuid, syncs: &[v1::LiveSyncs]) -> Faults {
         let mut faults = Faults::default();
@@ -280,7 +289,7 @@ fn cumulative(syncs: &[v1::LiveSyncs], class: i32) -> Result<Cumulative, CodingE
     let latency =
         syncs.iter().find(|syncs| syncs.file_class == class).and_then(|syncs| syncs.latency.as_ref());
     let pairs = latency.map_or(Ok(Vec::new()), v1::Histogram::pairs)?;
-    Ok(Cumulative { pairs })
+    Ok(Cumulative { pairs: pairs.into(), sum_ns: latency.map_or(0, |latency| latency.sum_ns) })
 }
 
 impl Report {

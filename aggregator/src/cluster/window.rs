@@ -5,6 +5,7 @@
 //! a new base. What an agent sends late fills the gap: charts see it, rules do not, since it says nothing about now.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcdmon_histogram::{BUCKETS, bucket_of, midpoint_ns, quantile_ns, upper_ns};
@@ -17,11 +18,13 @@ pub const KEPT: Duration = Duration::from_secs(600);
 /// A delta that covers more than this says nothing about a moment: it is dropped, and the time counts as a gap.
 pub const LONGEST_DELTA: Duration = Duration::from_secs(5);
 
-/// A cumulative histogram as an agent sent it: (bucket, count) in rising order.
+/// A cumulative histogram as an agent sent it. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cumulative {
     /// (bucket, count) in rising order of bucket.
-    pub pairs: Vec<(u16, u64)>,
+    pub pairs: Arc<[(u16, u64)]>,
+    /// Exact sum of the latencies in nanoseconds.
+    pub sum_ns: u64,
 }
 
 /// Gaps that can be filled at a time: breaks of the stream that are not made good yet.
@@ -120,6 +123,11 @@ impl Series {
         self.gaps.clear();
     }
 
+    /// The newest cumulative histogram of the present epoch.
+    pub fn newest(&self) -> Option<&Cumulative> {
+        self.base.as_ref().map(|(_, newest)| newest)
+    }
+
     /// Everything that ended in the `span` before `at` and was known in time: what a rule may read.
     pub fn window(&self, at: At, span: Duration) -> Window {
         self.merge(at, span, |delta| !delta.late)
@@ -146,7 +154,7 @@ impl Series {
 fn difference(base: &Cumulative, now: &Cumulative) -> Option<Box<[(u16, u32)]>> {
     let mut old = base.pairs.iter().copied().peekable();
     let mut pairs = Vec::new();
-    for (bucket, count) in &now.pairs {
+    for (bucket, count) in now.pairs.iter() {
         let mut before = 0;
         while let Some((old_bucket, old_count)) = old.next_if(|(old_bucket, _)| old_bucket <= bucket) {
             if old_bucket == *bucket {

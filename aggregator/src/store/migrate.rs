@@ -28,6 +28,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 4, name: "0004_comments", sql: include_str!("schema/0004_comments.sql") },
     Migration { version: 5, name: "0005_views", sql: include_str!("schema/0005_views.sql") },
     Migration { version: 6, name: "0006_codecs", sql: include_str!("schema/0006_codecs.sql") },
+    Migration { version: 7, name: "0007_prefix_sizes", sql: include_str!("schema/0007_prefix_sizes.sql") },
 ];
 
 /// Why the schema is not as it must be.

@@ -23,6 +23,7 @@ use super::flush::{Flusher, Trouble};
 use super::frontier::Frontier;
 use super::isolate;
 use super::seen::Seen;
+use super::tally::{Addition, Tally};
 
 /// Memory that waiting batches may take together, in bytes.
 const MEMORY_BYTES: usize = 256 << 20;
@@ -68,6 +69,7 @@ pub(super) struct Shared {
     memory: Semaphore,
     in_flight: Mutex<HashMap<BatchId, watch::Receiver<bool>>>,
     counters: Counters,
+    tally: Tally,
     ready: AtomicBool,
     trouble: Arc<Trouble>,
     frontier: Arc<Frontier>,
@@ -118,6 +120,7 @@ impl Store {
             memory: Semaphore::new(MEMORY_BYTES / PERMIT_BYTES),
             in_flight: Mutex::default(),
             counters: Counters::default(),
+            tally: Tally::default(),
             ready: AtomicBool::new(false),
             trouble: Arc::default(),
             frontier: Arc::default(),
@@ -143,6 +146,11 @@ impl Store {
     /// What the store counts.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
+    }
+
+    /// What stored batches said.
+    pub fn tally(&self) -> &Tally {
+        &self.shared.tally
     }
 
     /// Bytes that waiting batches take, and how many they may take.
@@ -171,6 +179,14 @@ impl Store {
     /// # Errors
     /// When the aggregator is stopping; some rows may be stored all the same.
     pub async fn write(&self, batch: Decoded, maybe_sent_before: bool) -> Result<(), Stopping> {
+        let (id, addition) = (batch.id, Addition::of(&batch));
+        self.shared.tally.sampled(&batch);
+        self.keep(batch, maybe_sent_before).await?;
+        self.shared.tally.add(&id, addition);
+        Ok(())
+    }
+
+    async fn keep(&self, batch: Decoded, maybe_sent_before: bool) -> Result<(), Stopping> {
         let id = batch.id;
         loop {
             if let Some(mut earlier) = self.in_flight(&id) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use etcdmon_tests::etcd::Cluster;
 use etcdmon_tests::faults::actor::Act;
-use etcdmon_tests::{bench, faults, simulate, up};
+use etcdmon_tests::{bench, faults, fill, simulate, up};
 
 #[derive(Parser)]
 #[command(name = "etcdmon-lab", about = "Real etcd clusters, faults and oracles for etcd-monitor")]
@@ -92,6 +92,12 @@ enum Command {
         /// Commit of what is tried: runs of another one in the file don't count
         #[arg(long, default_value = "unknown")]
         commit: String,
+    },
+    /// Fills a real database up to its quota, with compactions and a defragmentation, and records how
+    RecordFill {
+        /// Where to: the series that `cargo xtask bench capacity` reads
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
     },
     /// A process that does harm
     #[command(hide = true)]
@@ -202,6 +208,7 @@ fn main() -> ExitCode {
             Command::Faults { only, runs, stretch_minutes, json, seed, commit } => {
                 faults::faults(&faults::Options { only, runs, stretch_minutes, json, seed, commit }).await
             }
+            Command::RecordFill { out } => fill::record(&out).await,
             Command::Act { act } => act.run(),
             Command::Bench { bench: Bench::Overhead { parts, slots } } => {
                 bench::overhead(&parts, slots).await

@@ -12,7 +12,7 @@ fn cumulative(entries: &[(u64, u64)]) -> Cumulative {
         .map(|(ms, count)| (u16::try_from(bucket_of(ms * 1_000_000)).unwrap(), *count))
         .collect();
     pairs.sort_unstable();
-    Cumulative { pairs }
+    Cumulative { pairs: pairs.into(), sum_ns: 0 }
 }
 
 #[test]

@@ -102,3 +102,6 @@ SELECT at, cluster, member, cause, culprit, summary FROM v_diagnoses WHERE state
 
 -- v_events: Restarts of members
 SELECT at, cluster, member, details FROM v_events WHERE kind = 'member.started' AND at > now() - INTERVAL 30 DAY ORDER BY at DESC;
+
+-- prefix_sizes: The largest prefixes of a cluster
+SELECT prefix, argMax(total_bytes, at) AS bytes, max(at) AS measured FROM prefix_sizes GROUP BY prefix ORDER BY bytes DESC LIMIT 20;
