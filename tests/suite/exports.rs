@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 use etcdmon_tests::etcd::Cluster;
 use etcdmon_tests::load::Plan;
 use etcdmon_tests::metrics::WAL_FSYNC;
-use etcdmon_tests::node::data_dirs;
 use etcdmon_tests::prometheus::{self, Prometheus};
 use etcdmon_tests::stand::{Centre, Stand, VISIBLE_LIMIT};
 use etcdmon_tests::suite::{run, skip_without_root};
@@ -84,7 +83,6 @@ fn a_real_prometheus_has_the_numbers_of_our_api() {
         let pushed = same_counts(&stand, &prometheus, "etcd-monitor-aggregator").await?;
         println!("pushed: {pushed:?}");
         outage_heals(&stand, &mut prometheus).await?;
-        ensure!(data_dirs(&stand.cluster).len() == 3);
         stand.finish()
     });
 }

@@ -78,10 +78,13 @@ struct Sums {
     ledger: BTreeMap<ByReason, Account>,
 }
 
+/// Samples by name, then by labels: both are looked up without a copy.
+type ByName = HashMap<Arc<str>, HashMap<Arc<str>, Sample>>;
+
 #[derive(Debug, Default)]
 struct Series {
-    /// By who sampled what; names and labels below are looked up without a copy.
-    sources: HashMap<(Uuid, Uuid, u64), HashMap<Arc<str>, HashMap<Arc<str>, Sample>>>,
+    /// By cluster, agent and member.
+    sources: HashMap<(Uuid, Uuid, u64), ByName>,
     count: usize,
 }
 
