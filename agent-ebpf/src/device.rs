@@ -7,6 +7,7 @@ use etcdmon_agent_ebpf::{
     failure::Failure,
     loss::{Program, Reason},
     offset::Field,
+    page::first_of_folio,
     place::Place,
     request::{Device, FLUSH, FUA, OPERATION, Queue, REQUESTS as ENTRIES, RequestRecord},
 };
@@ -128,9 +129,8 @@ fn file_of(bio: u64) -> u64 {
     let walk = || {
         let vectors: u64 = Checked::field(bio, Field::BioVectors)?;
         let page: u64 = Checked::field(vectors, Field::VectorPage)?;
-        let head: u64 = Checked::field(page, Field::PageHead)?;
-        let page = if head & 1 == 1 { head - 1 } else { page };
-        let mapping: u64 = Checked::field(page, Field::PageMapping)?;
+        let first = first_of_folio(page, Checked::field(page, Field::PageHead)?);
+        let mapping: u64 = Checked::field(first, Field::PageMapping)?;
         // The lowest bits tell memory that belongs to no file.
         if mapping & 3 != 0 {
             return None;
@@ -256,21 +256,24 @@ pub fn begin_by_bio<R: Read>(bio: u64) {
     keep_in_hash(Program::BlockSubmit, bio, &record);
 }
 
-/// Takes what was kept under the address of the bio that a request was made of. Others may have joined it since, before
-/// or after that one.
+/// What is kept under the address of the bio that a request was made of, with that address. Others may have joined it since,
+/// before or after that one.
 #[inline(always)]
-fn take_by_bio<R: Read>(request: u64) -> Option<RequestRecord> {
+fn kept_by_bio<R: Read>(request: u64) -> Option<(u64, *mut RequestRecord)> {
+    let kept = |bio| Some((bio, IN_FLIGHT.get_ptr_mut(bio)?));
     let first: u64 = R::field(request, Field::RequestBio)?;
     if first == 0 {
         return None;
     }
-    take(first).or_else(|| take(R::field(request, Field::RequestTail)?))
+    kept(first).or_else(|| kept(R::field(request, Field::RequestTail)?))
 }
 
+/// Takes it.
 #[inline(always)]
-fn take(bio: u64) -> Option<RequestRecord> {
-    // SAFETY: only the events of this bio's request touch the element, one after the other.
-    let record = unsafe { IN_FLIGHT.get(bio) }.copied()?;
+fn take_by_bio<R: Read>(request: u64) -> Option<RequestRecord> {
+    let (bio, record) = kept_by_bio::<R>(request)?;
+    // SAFETY: points into the map's value, which only the events of this bio's request touch, one after the other.
+    let record = unsafe { *record };
     let _ = IN_FLIGHT.remove(bio);
     Some(record)
 }
@@ -288,28 +291,26 @@ pub fn issue<R: Read>(request: u64) {
         return issue_known::<R>(request, record);
     }
     let issued_ns = count::now();
-    // SAFETY: points into the map's value.
-    let seen = describe::<R>(request, unsafe { (*queue).device });
-    let mut record = match take_by_bio::<R>(request) {
-        Some(mut begun) => {
-            begun.bytes = seen.bytes;
-            begun
-        }
-        None => {
-            let mut unseen = seen;
-            unseen.queued_ns = R::field(request, Field::RequestStart).unwrap_or_default();
-            unseen.charged = charged_to::<R>(R::field(request, Field::RequestBio).unwrap_or_default());
-            unseen
-        }
+    // A way for each: 5.10 refuses to read what only some ways have filled.
+    let Some((bio, begun)) = kept_by_bio::<R>(request) else {
+        // SAFETY: points into the map's value.
+        let mut unseen = describe::<R>(request, unsafe { (*queue).device });
+        unseen.queued_ns = R::field(request, Field::RequestStart).unwrap_or_default();
+        unseen.charged = charged_to::<R>(R::field(request, Field::RequestBio).unwrap_or_default());
+        unseen.issued_ns = issued_ns;
+        return keep::<R>(Program::BlockIssue, request, &unseen);
     };
-    record.issued_ns = issued_ns;
-    keep::<R>(Program::BlockIssue, request, &record);
+    // SAFETY: points into the map's value, which only the events of this bio's request touch, one after the other.
+    let mut begun = unsafe { *begun };
+    begun.bytes = R::field(request, Field::RequestLength).unwrap_or_default();
+    begun.issued_ns = issued_ns;
+    keep::<R>(Program::BlockIssue, request, &begun);
+    let _ = IN_FLIGHT.remove(bio);
 }
 
 /// The same for one that was seen before.
 #[inline(always)]
 fn issue_known<R: Read>(request: u64, record: *mut RequestRecord) {
-    let bytes = R::field(request, Field::RequestLength);
     // SAFETY: points into a map's value, which only this request's events touch, one after the other.
     unsafe {
         // The machinery has one request of its own for all flushes of a queue. Begun anew, its last end was not seen.
@@ -321,9 +322,8 @@ fn issue_known<R: Read>(request: u64, record: *mut RequestRecord) {
             }
         }
         (*record).issued_ns = count::now();
-        if let Some(bytes) = bytes {
-            (*record).bytes = bytes;
-        }
+        // Not an option that lives on: 5.10 refuses to read what only some ways have filled.
+        (*record).bytes = R::field(request, Field::RequestLength).unwrap_or((*record).bytes);
     }
 }
 

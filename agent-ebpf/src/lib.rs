@@ -39,6 +39,7 @@ pub mod failure;
 pub mod loss;
 pub mod metadata;
 pub mod offset;
+pub mod page;
 pub mod place;
 pub mod record;
 pub mod request;

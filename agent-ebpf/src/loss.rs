@@ -134,7 +134,7 @@ impl Program {
         }
     }
 
-    /// The function that does the same where the tracepoint begins with the queue: before 5.11.
+    /// The function that does the same where the tracepoint begins with the queue: 5.10 and before.
     pub const fn after_queue(self) -> Option<&'static str> {
         match self {
             Self::BlockSubmit => Some("block_submit_after_queue"),

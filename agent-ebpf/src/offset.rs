@@ -74,7 +74,7 @@ pub enum Field {
     BioVectors = 33,
     /// `bio_vec.bv_page`, pointer.
     VectorPage = 34,
-    /// `page.compound_head`, pointer with the lowest bit set on all but the first page of a folio.
+    /// `page.compound_info`, `page.compound_head`: see [`crate::page::first_of_folio`].
     PageHead = 35,
     /// `page.mapping`, pointer with flags in the two lowest bits.
     PageMapping = 36,

@@ -29,8 +29,8 @@ const TTOU: u32 = 22;
 
 /// In [`SignalRecord::flags`]: to the whole process, not to one of its threads.
 pub const TO_PROCESS: u32 = 1;
-/// In [`SignalRecord::flags`]: the kernel sent it by itself (`SEND_SIG_NOINFO`, `SEND_SIG_PRIV`): who was running at that
-/// moment may have nothing to do with it.
+/// In [`SignalRecord::flags`]: the kernel sent it by itself (`SEND_SIG_PRIV`): who was running at that moment may have
+/// nothing to do with it.
 pub const BY_KERNEL: u32 = 2;
 
 /// One signal, when it is generated.

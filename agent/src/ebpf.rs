@@ -181,6 +181,15 @@ pub struct ProbeFacts {
     pub degraded: Vec<Degraded>,
 }
 
+/// What this kernel took of everything the programs offer, whether any process needs it or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inventory {
+    /// Each program with the functions that were loaded for it, or why none was.
+    pub programs: Vec<(&'static str, Result<Vec<&'static str>, String>)>,
+    /// Each feature with the fields that it lacks; it is on where it lacks none.
+    pub features: Vec<(&'static str, Vec<&'static str>)>,
+}
+
 /// The loaded probes. Dropping them takes everything out of the kernel.
 #[derive(Debug)]
 pub struct Probes {
@@ -250,7 +259,8 @@ impl Probes {
         if !missing.is_empty() {
             return Err(ProbeError::Fields { fields: missing.join(", ") });
         }
-        let mut programs = Programs::load(start::open(config, &offsets, object)?, start::variants(config));
+        let mut programs =
+            Programs::load(start::open(config, &offsets, object)?, start::variants(config, &offsets));
         let ebpf = programs.ebpf();
         let map =
             |ebpf: &mut Ebpf, name| ebpf.take_map(name).ok_or_else(|| map_error(name, "not in the object"));
@@ -567,6 +577,12 @@ impl Probes {
         let length = lock(&self.state).end_slot();
         programs.detach(Set::WriteSlot);
         length
+    }
+
+    /// What this kernel took of everything the programs offer.
+    pub fn inventory(&self) -> Inventory {
+        let features = Feature::ALL.map(|feature| (feature.name(), self.offsets.lacks(feature)));
+        Inventory { programs: lock(&self.programs).functions(), features: features.into() }
     }
 
     /// What the probes are and do at the moment.

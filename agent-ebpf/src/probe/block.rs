@@ -1,6 +1,6 @@
 //! The block layer's tracepoints (include/trace/events/block.h). Each program comes twice: by a typed tracepoint, and by name
-//! with arguments by position. Before 5.11 `block_rq_issue`, `block_rq_merge` and `block_getrq` begin with the queue: they
-//! have a variant each, as the kernel refuses to attach a program that reads an argument which is not there.
+//! with arguments by position. Before 5.11 `block_rq_issue`, `block_rq_merge` and `block_getrq` begin with the queue, in later
+//! versions of 5.10 only the last one: they have a variant each, as the kernel refuses to attach a program that reads an argument which is not there.
 
 use aya_ebpf::{
     macros::{btf_tracepoint, raw_tracepoint},

@@ -1,6 +1,6 @@
 //! ext4's own tracepoints: typed where ext4 is in the kernel itself, and by name as it may be a module. They cost other
 //! processes nothing: one look-up each time one of them syncs or writes on ext4. Arguments by position
-//! (include/trace/events/ext4.h, 5.8 to 6.18).
+//! (include/trace/events/ext4.h, 5.8 to 7.3).
 
 use aya_ebpf::{
     EbpfContext,

@@ -1,4 +1,4 @@
-//! jbd2's tracepoints (include/trace/events/jbd2.h, 5.8 to 6.18): typed where jbd2 is in the kernel itself, and by name as it may
+//! jbd2's tracepoints (include/trace/events/jbd2.h, 5.8 to 7.3): typed where jbd2 is in the kernel itself, and by name as it may
 //! be a module. Those of commits have
 //! `(journal_t *, transaction_t *)` and run in the journal's own thread; that of handles runs in whoever changes something.
 

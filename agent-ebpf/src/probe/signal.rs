@@ -1,4 +1,4 @@
-//! Signals to watched processes (include/trace/events/signal.h, 5.8 to 6.18): who sent them is only known when they are
+//! Signals to watched processes (include/trace/events/signal.h, 5.8 to 7.3): who sent them is only known when they are
 //! generated. Every signal of the host runs the first two lines; most are Go's own SIGURG, which end there.
 
 use aya_ebpf::{
@@ -17,8 +17,8 @@ use crate::{
     read::{Checked, Read as _},
 };
 
-/// The greatest of the values that stand in place of a `kernel_siginfo *`: `SEND_SIG_NOINFO`, `SEND_SIG_PRIV`
-/// (include/linux/sched/signal.h).
+/// What stands in place of a `kernel_siginfo *` when the kernel sends of its own accord (include/linux/sched/signal.h).
+/// `SEND_SIG_NOINFO`, which is 0, says that the current task sends; kill(2) has it from 7.3 on.
 const SEND_SIG_PRIV: u64 = 1;
 
 /// `signal_generate(int sig, struct kernel_siginfo *, struct task_struct *, int group, int result)`, in the sender.
@@ -47,7 +47,7 @@ fn generate<const EXACT: bool>(context: &RawTracePointContext) {
     if unsafe { TARGETS.get(process_id) }.is_none() {
         return;
     }
-    let by_kernel = context.arg::<u64>(1) <= SEND_SIG_PRIV;
+    let by_kernel = context.arg::<u64>(1) == SEND_SIG_PRIV;
     let to_process = context.arg::<u32>(3) != 0;
     let mut record = SignalRecord {
         sequence: 0,

@@ -27,13 +27,17 @@ const MAGIC: u16 = 0xeb9f;
 const TYPE_BYTES: usize = 12;
 const MEMBER_BYTES: usize = 12;
 
+const POINTER: u32 = 2;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 const TYPEDEF: u32 = 8;
 const VOLATILE: u32 = 9;
 const CONST: u32 = 10;
 const RESTRICT: u32 = 11;
+const FUNCTION_TYPE: u32 = 13;
 const TYPE_TAG: u32 = 18;
+
+const PARAMETER_BYTES: usize = 8;
 
 /// Anonymous members may nest; real kernels stay below five.
 const DEEPEST: usize = 16;
@@ -190,6 +194,24 @@ impl<'a> Btf<'a> {
             let bits = self.offset_in(outer, &members)?;
             (bits % 8 == 0).then_some(bits / 8)
         })
+    }
+
+    /// Whether the first argument of a raw tracepoint points to a structure of this name, by the type `btf_trace_EVENT` of
+    /// functions that hang on it. `None` if this kernel has no such event.
+    pub fn first_argument_is(&self, event: &str, structure: &str) -> Option<bool> {
+        let name = format!("btf_trace_{event}");
+        let mut types = self.begins.iter().filter_map(|begin| self.type_at(*begin as usize));
+        let hook = types.find(|found| found.kind == TYPEDEF && self.name_is(found.name, &name))?;
+        let pointer = self.type_of(hook.target).filter(|found| found.kind == POINTER)?;
+        let function = self.type_of(pointer.target).filter(|found| found.kind == FUNCTION_TYPE)?;
+        if function.members < 2 {
+            return Some(false);
+        }
+        // Before it comes what whoever hangs on it left there.
+        let argument = u32_at(function.section, function.body + PARAMETER_BYTES + 4)?;
+        let pointer = self.type_of(argument).filter(|found| found.kind == POINTER);
+        let pointed = pointer.and_then(|pointer| self.structure(pointer.target));
+        Some(pointed.is_some_and(|found| self.name_is(found.name, structure)))
     }
 
     fn offset_in(&self, outer: Type<'a>, path: &[&str]) -> Option<u32> {

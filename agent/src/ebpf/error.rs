@@ -89,7 +89,7 @@ impl ProbeError {
             Self::PidNamespace => "run the agent in the host's pid namespace (hostPID: true, --pid=host)",
             Self::Offsets(_) => "use a kernel with CONFIG_DEBUG_INFO_BTF=y and /sys mounted",
             Self::Fields { .. } => {
-                "use a kernel from 5.8 to 6.18, or report its version and /sys/kernel/btf/vmlinux"
+                "use a kernel from 5.8 to 7.3, or report its version and /sys/kernel/btf/vmlinux"
             }
             Self::Load(_) | Self::Map { .. } => {
                 "check that kernel lockdown and seccomp allow bpf(2) and that the kernel is 5.8 or later"

@@ -1,14 +1,17 @@
 //! Which kernel fields the programs need, where they are in the running kernel, and what is off without them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::Read as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use etcdmon_agent_ebpf::offset::{FIELDS, Field, MISSING};
+use etcdmon_agent_ebpf::{
+    loss::Program,
+    offset::{FIELDS, Field, MISSING},
+};
 use serde::{Deserialize, Serialize};
 
 use super::btf::{Btf, BtfError};
@@ -104,7 +107,7 @@ const fn paths(field: Field) -> &'static [&'static str] {
         Field::NodeId => &["kernfs_node.id"],
         Field::BioVectors => &["bio.bi_io_vec"],
         Field::VectorPage => &["bio_vec.bv_page"],
-        Field::PageHead => &["page.compound_head"],
+        Field::PageHead => &["page.compound_info", "page.compound_head"],
         Field::PageMapping => &["page.mapping", "folio.mapping"],
         Field::MappingHost => &["address_space.host"],
         Field::JournalDevice => &["journal_s.j_fs_dev"],
@@ -131,6 +134,14 @@ const fn instead(field: Field) -> Option<Field> {
         _ => None,
     }
 }
+
+/// The event of each program that has a variant for one that begins with the queue. 5.11 dropped it, and later versions of
+/// 5.10 of some: not the kernel's version tells, but its types.
+const MAY_BEGIN_WITH_QUEUE: [(Program, &str); 3] = [
+    (Program::BlockIssue, "block_rq_issue"),
+    (Program::BlockMerge, "block_rq_merge"),
+    (Program::BlockSubmit, "block_getrq"),
+];
 
 /// Something the programs can do if the kernel has its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -282,12 +293,16 @@ impl Feature {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offsets {
     values: [u32; FIELDS],
+    /// Events of [`MAY_BEGIN_WITH_QUEUE`] that do.
+    begin_with_queue: BTreeSet<String>,
 }
 
-/// The child's answer: offset by the field's newest name. What is missing is not there.
+/// The child's answer: offset by the field's newest name, and events. What is missing is not there.
 #[derive(Serialize, Deserialize)]
 struct Answer {
     offsets: BTreeMap<String, u32>,
+    #[serde(default)]
+    begin_with_queue: BTreeSet<String>,
 }
 
 impl Offsets {
@@ -302,7 +317,12 @@ impl Offsets {
         let find = |path: &&str| {
             kernel.offset(path).or_else(|| module.as_ref().and_then(|module| module.offset(path)))
         };
-        Ok(Self { values: Field::ALL.map(|field| paths(field).iter().find_map(find).unwrap_or(MISSING)) })
+        let begins = |event: &&str| kernel.first_argument_is(event, "request_queue") == Some(true);
+        let events = MAY_BEGIN_WITH_QUEUE.iter().map(|(_, event)| *event);
+        Ok(Self {
+            values: Field::ALL.map(|field| paths(field).iter().find_map(find).unwrap_or(MISSING)),
+            begin_with_queue: events.filter(begins).map(str::to_owned).collect(),
+        })
     }
 
     /// Reads the kernel's BTF file, and a module's beside it, in this process.
@@ -362,19 +382,26 @@ impl Offsets {
     pub fn from_json(text: &str) -> Result<Self, OffsetError> {
         let answer: Answer = serde_json::from_str(text).map_err(OffsetError::Answer)?;
         let value = |field| answer.offsets.get(paths(field)[0]).copied().unwrap_or(MISSING);
-        Ok(Self { values: Field::ALL.map(value) })
+        Ok(Self { values: Field::ALL.map(value), begin_with_queue: answer.begin_with_queue })
     }
 
     /// One JSON object on one line.
     pub fn to_json(&self) -> String {
         let known = Field::ALL.into_iter().filter(|field| self.has(*field));
         let offsets = known.map(|field| (paths(field)[0].to_owned(), self.values[field as usize])).collect();
-        serde_json::to_string(&Answer { offsets }).expect("a map from strings to numbers is always JSON")
+        let answer = Answer { offsets, begin_with_queue: self.begin_with_queue.clone() };
+        serde_json::to_string(&answer).expect("maps and sets of strings are always JSON")
     }
 
     /// As the programs want them: by index of [`Field`].
     pub const fn values(&self) -> &[u32; FIELDS] {
         &self.values
+    }
+
+    /// Whether the event of a program begins with the queue in this kernel.
+    pub fn begins_with_queue(&self, program: Program) -> bool {
+        let event = MAY_BEGIN_WITH_QUEUE.iter().find(|(of, _)| *of == program);
+        event.is_some_and(|(_, event)| self.begin_with_queue.contains(*event))
     }
 
     const fn has(&self, field: Field) -> bool {

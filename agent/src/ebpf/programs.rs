@@ -227,12 +227,17 @@ pub(super) fn reason(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
-            let verdict =
-                log.lines().rev().find(|line| !line.trim().is_empty() && !line.starts_with("processed"));
-            format!("the kernel refused it: {io_error}: {}", verdict.unwrap_or("no verifier log"))
+            format!("the kernel refused it: {io_error}: {}", verdict(&log).unwrap_or("no verifier log"))
         }
         other => ErrorChain(other).to_string(),
     }
+}
+
+/// The last line of a verifier's log that is not statistics.
+fn verdict(log: &str) -> Option<&str> {
+    const STATISTICS: [&str; 3] = ["processed", "stack depth", "verification time"];
+    let says = |line: &&str| !line.trim().is_empty() && !STATISTICS.iter().any(|word| line.starts_with(word));
+    log.lines().rev().find(says)
 }
 
 fn load(program: &mut AyaProgram) -> Result<(), ProgramError> {
@@ -264,8 +269,8 @@ fn load_first(
 pub struct Variants {
     /// Those for 5.12 and later, which the others stand in for where the kernel refuses them.
     pub exact: bool,
-    /// Those for tracepoints that begin with the queue.
-    pub after_queue: bool,
+    /// Those for tracepoints that begin with the queue, by program.
+    pub after_queue: [bool; PROGRAMS],
     /// Those for typed tracepoints, which the others stand in for.
     pub typed: bool,
 }
@@ -278,7 +283,7 @@ impl Programs {
             if let Some(position) = typed.functions.iter().position(|(of, _)| *of == program) {
                 return Ok(Loaded::Typed(typed.functions.swap_remove(position).1));
             }
-            if variants.after_queue && program.after_queue().is_some() {
+            if variants.after_queue[program as usize] && program.after_queue().is_some() {
                 return load_first(&mut ebpf, program.after_queue().into_iter()).map(Loaded::ByName);
             }
             let exact = (variants.exact || program.inexact().is_none()).then_some(program.name());
@@ -290,6 +295,15 @@ impl Programs {
     /// The object, for its maps.
     pub const fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
+    }
+
+    /// Each program with the functions that were loaded for it, or why the kernel refused it.
+    pub fn functions(&self) -> Vec<(&'static str, Result<Vec<&'static str>, String>)> {
+        let functions = self.loaded.iter().map(|loaded| match loaded {
+            Ok(loaded) => Ok(loaded.functions()),
+            Err(reason) => Err(reason.clone()),
+        });
+        Program::ALL.into_iter().map(Program::name).zip(functions).collect()
     }
 
     /// Programs that the kernel refused, and why.
@@ -438,4 +452,17 @@ fn run_counts(program: &ProgramFd) -> Option<[u64; 3]> {
         libc::syscall(libc::SYS_bpf, OBJECT_INFO_BY_DESCRIPTOR, &raw const request, size_of::<Request>())
     };
     (result == 0).then(|| std::array::from_fn(|index| info[FIRST_COUNT + index]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verdict_of_a_verifier_stands_before_its_statistics() {
+        let log = "0: R1=ctx R10=fp0\n; let x = 1;\ninvalid mem access 'inv'\nverification time 71 usec\n\
+                   stack depth 216+0+0\nprocessed 9 insns (limit 1000000)\n\n";
+        assert_eq!(verdict(log), Some("invalid mem access 'inv'"));
+        assert_eq!(verdict("\n"), None);
+    }
 }

@@ -6,7 +6,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData},
 };
-use etcdmon_agent_ebpf::call::NUMBERS;
+use etcdmon_agent_ebpf::{call::NUMBERS, loss::Program};
 
 use super::{
     Degraded, ProbeConfig, ProbeError,
@@ -81,22 +81,12 @@ fn has_separate_io_cgroups(table: &str) -> bool {
     })
 }
 
-/// Whether the block layer's tracepoints begin with the queue, by the kernel's release: 5.11 dropped it.
-fn has_queue_first(release: &str) -> bool {
-    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(str::parse::<u32>);
-    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < (5, 11))
-}
-
 /// Which of several functions are loaded for this kernel.
-pub(super) fn variants(config: &ProbeConfig) -> Variants {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let after_queue = has_queue_first(&release);
+pub(super) fn variants(config: &ProbeConfig, offsets: &Offsets) -> Variants {
+    let after_queue = Program::ALL.map(|program| offsets.begins_with_queue(program));
     // Programs of typed tracepoints are exact, and see a request as the first argument.
-    Variants {
-        exact: config.exact_sample,
-        after_queue,
-        typed: config.typed && config.exact_sample && !after_queue,
-    }
+    let typed = config.typed && config.exact_sample && !after_queue.contains(&true);
+    Variants { exact: config.exact_sample, after_queue, typed }
 }
 
 /// What this kernel can't do of what the programs offer.

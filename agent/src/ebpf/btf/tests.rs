@@ -128,6 +128,39 @@ fn shift_names(bytes: &mut [u8], by: u32) {
 }
 
 #[test]
+fn the_first_argument_of_an_event_is_told() {
+    let mut btf = Writer::new();
+    let queue = btf.aggregate(4, "request_queue", false, &[("a", 0, 0)]);
+    let to_queue = btf.plain("", 2, queue, &[]);
+    let int = btf.plain("int", 1, 4, &[0x20]);
+    let anything = btf.plain("", 2, 0, &[]);
+    let mut event = |name: &str, arguments: &[u32]| {
+        let parameters: Vec<u32> =
+            std::iter::once(&anything).chain(arguments).flat_map(|id| [0, *id]).collect();
+        let function = btf.plain("", 13, 0, &[]);
+        // How many there are stands beside the kind.
+        let at = btf.types.len() - 8;
+        btf.types[at..at + 4].copy_from_slice(&((13 << 24) | (parameters.len() as u32 / 2)).to_ne_bytes());
+        btf.words(&parameters);
+        let pointer = btf.plain("", 2, function, &[]);
+        btf.plain(name, 8, pointer, &[]);
+    };
+    event("btf_trace_with", &[to_queue, int]);
+    event("btf_trace_without", &[int, to_queue]);
+    event("btf_trace_other", &[anything]);
+    event("btf_trace_none", &[]);
+    let bytes = btf.finish();
+    let btf = Btf::parse(&bytes).expect("valid");
+    let is = |event| btf.first_argument_is(event, "request_queue");
+    assert_eq!(is("with"), Some(true));
+    for event in ["without", "other", "none"] {
+        assert_eq!(is(event), Some(false), "{event}");
+    }
+    assert_eq!(is("nothing"), None);
+    assert_eq!(btf.first_argument_is("with", "request"), Some(false));
+}
+
+#[test]
 fn what_is_not_there_has_no_offset() {
     let bytes = sample();
     let btf = Btf::parse(&bytes).expect("valid");
@@ -194,6 +227,7 @@ proptest! {
             for path in ["dentry.d_name.len", "flags.high", "twice.b", "qstr.name"] {
                 let _ = btf.offset(path);
             }
+            let _ = btf.first_argument_is("with", "request_queue");
         }
     }
 

@@ -14,7 +14,8 @@ fn every_field_belongs_to_a_feature_and_sits_at_its_index() {
 
 #[test]
 fn the_childs_answer_survives_the_pipe() {
-    let mut offsets = Offsets { values: std::array::from_fn(|index| index as u32 * 8) };
+    let begin_with_queue = BTreeSet::from(["block_getrq".to_owned()]);
+    let mut offsets = Offsets { values: std::array::from_fn(|index| index as u32 * 8), begin_with_queue };
     offsets.values[Field::TaskRunDelay as usize] = MISSING;
     assert_eq!(Offsets::from_json(&offsets.to_json()).expect("own answer"), offsets);
 }
@@ -32,6 +33,19 @@ fn the_field_of_an_older_kernel_will_do() {
     assert!(lacks(r#"{"offsets":{}}"#).contains(&"request_queue.disk"));
     assert!(!lacks(r#"{"offsets":{"request.rq_disk":8}}"#).contains(&"request_queue.disk"));
     assert!(!lacks(r#"{"offsets":{"request_queue.disk":8}}"#).contains(&"request_queue.disk"));
+}
+
+#[test]
+fn each_event_tells_by_itself_whether_it_begins_with_the_queue() {
+    let text = r#"{"offsets":{},"begin_with_queue":["block_getrq"]}"#;
+    let offsets = Offsets::from_json(text).expect("valid");
+    let with: Vec<_> =
+        Program::ALL.into_iter().filter(|program| offsets.begins_with_queue(*program)).collect();
+    assert_eq!(with, [Program::BlockSubmit]);
+    for program in Program::ALL {
+        let has_event = MAY_BEGIN_WITH_QUEUE.iter().any(|(of, _)| *of == program);
+        assert_eq!(program.after_queue().is_some(), has_event, "{program:?}");
+    }
 }
 
 #[test]

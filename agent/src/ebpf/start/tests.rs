@@ -28,12 +28,3 @@ fn a_hierarchy_of_its_own_is_told_from_the_default_one() {
     assert!(!has_separate_io_cgroups("#subsys_name\thierarchy\ncpu\t3\t4\t1\nblkio\t0\t18\t1\n"));
     assert!(!has_separate_io_cgroups(""));
 }
-
-#[test]
-fn kernels_before_5_11_have_the_queue_first() {
-    assert!(has_queue_first("5.10.0-28-amd64\n"));
-    assert!(has_queue_first("4.18.0-553.el8.x86_64\n"));
-    assert!(!has_queue_first("5.11.0\n"));
-    assert!(!has_queue_first("6.18.44-fc-v669\n"));
-    assert!(!has_queue_first(""));
-}
