@@ -11,7 +11,7 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-pub use sources::{Source, archive};
+pub use sources::{Source, archive, security};
 
 /// Suites asked in turn for a package that the machine's own release doesn't have.
 const LATER_SUITES: [&str; 2] = ["forky", "sid"];
@@ -95,10 +95,10 @@ pub fn download_later(
         let mut cache = Command::new(run::which("apt-cache").context("there is no apt-cache here")?);
         let versions =
             sources::madison(&run::output(cache.args(private.options()).args(["madison", package]))?);
-        let Some(version) = versions.iter().find(|v| fits(v)) else {
+        let Some((_, version)) = versions.iter().find(|(_, version)| fits(version)) else {
             seen.push(format!(
                 "{suite} has {}",
-                if versions.is_empty() { "none".into() } else { versions.join(", ") }
+                if versions.is_empty() { "none".to_owned() } else { join(&versions) }
             ));
             continue;
         };
@@ -110,13 +110,18 @@ pub fn download_later(
     bail!("no fitting {package} in Debian: {}", seen.join("; "))
 }
 
+fn join(versions: &[(String, String)]) -> String {
+    versions.iter().map(|(_, version)| version.as_str()).collect::<Vec<_>>().join(", ")
+}
+
 /// apt's state for one suite, apart from the system's.
-struct Private {
+pub struct Private {
     directory: PathBuf,
 }
 
 impl Private {
-    fn create(parent: &Path, archive: &Source, suite: &str) -> Result<Self> {
+    /// Makes it below `parent`, or takes the one that is there.
+    pub fn create(parent: &Path, archive: &Source, suite: &str) -> Result<Self> {
         let directory = parent.join(format!("apt-{suite}"));
         for sub in ["lists/partial", "cache/archives/partial"] {
             std::fs::create_dir_all(directory.join(sub))?;
@@ -135,6 +140,7 @@ impl Private {
             // A mirror may lag behind. The archive's signature is checked all the same, and which version is wanted
             // follows from the compiler, not from what the archive calls newest.
             "Acquire::Check-Valid-Until=false".to_owned(),
+            "Acquire::Languages=none".to_owned(),
             // The directory may be closed to apt's own user.
             "APT::Sandbox::User=root".to_owned(),
         ]
@@ -147,6 +153,56 @@ impl Private {
         let mut command = apt_get()?;
         command.args(self.options());
         Ok(command)
+    }
+
+    fn cache(&self) -> Result<Command> {
+        let program = run::which("apt-cache").context("there is no apt-cache here")?;
+        let mut command = Command::new(program);
+        command.args(self.options());
+        Ok(command)
+    }
+
+    /// Fetches the suite's lists of packages.
+    ///
+    /// # Errors
+    /// When the archive does not have the suite, or can't be reached.
+    pub fn update(&self, place: &Place) -> Result<()> {
+        let log = place.logs().join("apt-suite.log");
+        run::quietly(self.apt_get()?.arg("update"), &log, String::new).map(drop)
+    }
+
+    /// Packages whose names match a regular expression, with each of their versions.
+    ///
+    /// # Errors
+    /// When apt-cache can't be run.
+    pub fn packages(&self, pattern: &str) -> Result<Vec<(String, String)>> {
+        let found = run::output(self.cache()?.args(["search", "--names-only", pattern]))?;
+        let names: Vec<&str> = found.lines().filter_map(|line| line.split(' ').next()).collect();
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(sources::madison(&run::output(self.cache()?.arg("madison").args(names))?))
+    }
+
+    /// Names of the packages that one needs to be installed.
+    ///
+    /// # Errors
+    /// When apt-cache can't be run.
+    pub fn needs(&self, package: &str, version: &str) -> Result<Vec<String>> {
+        let text = run::output(self.cache()?.arg("show").arg(format!("{package}={version}")))?;
+        Ok(sources::depends(&text))
+    }
+
+    /// Fetches the .deb of a package into `directory`.
+    ///
+    /// # Errors
+    /// When it can't be had.
+    pub fn download(&self, place: &Place, package: &str, version: &str, directory: &Path) -> Result<PathBuf> {
+        std::fs::create_dir_all(directory)?;
+        let mut fetch = self.apt_get()?;
+        fetch.current_dir(directory).arg("download").arg(format!("{package}={version}"));
+        run::quietly(&mut fetch, &place.logs().join("apt-suite.log"), || package.to_owned())?;
+        newest_deb(directory, package)
     }
 }
 

@@ -16,6 +16,7 @@ mod setup;
 mod test;
 mod tidy;
 mod up;
+mod vm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -42,6 +43,8 @@ enum Task {
     Bench(bench::Args),
     /// Inject faults into a real cluster and score what the product says of them; hours, `--only` for less
     Faults(faults::Args),
+    /// Boot Debian's kernels in an emulator and try every kernel program on them
+    Vm(vm::Args),
     /// Build the kernel programs into target/bpf/etcd-monitor.bpf.o
     Ebpf,
     /// Renew the generated protobuf code after a change of the .proto files
@@ -67,6 +70,7 @@ fn work(task: Task) -> Result<ExitCode> {
         Task::Test(args) => test::run(&place, &args),
         Task::Bench(args) => bench::run(&place, &args),
         Task::Faults(args) => faults::run(&place, &args),
+        Task::Vm(args) => vm::run(&place, &args),
         Task::Ebpf => ebpf::run(&place),
         Task::Codegen => codegen::run(&place),
     }

@@ -13,11 +13,11 @@ use std::time::Instant;
 use crate::place::Place;
 use crate::say;
 
-mod download;
+pub mod download;
 pub mod engine;
 pub mod etcd;
 mod kernel;
-mod packages;
+pub mod packages;
 pub mod rust;
 pub mod stamp;
 #[cfg(test)]

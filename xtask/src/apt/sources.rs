@@ -29,6 +29,12 @@ pub fn archive() -> Option<Source> {
     choose(&read(Path::new("/etc/apt")), &codename(&release)?)
 }
 
+/// The archive of security updates that this machine's own release has.
+pub fn security() -> Option<Source> {
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    choose(&read(Path::new("/etc/apt")), &format!("{}-security", codename(&release)?))
+}
+
 /// `VERSION_CODENAME` of an os-release file.
 pub fn codename(release: &str) -> Option<String> {
     let value = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
@@ -115,12 +121,21 @@ fn stanza(lines: &[&str]) -> Vec<Source> {
     words("uris").into_iter().map(source).collect()
 }
 
-/// Versions in the output of `apt-cache madison`, binary packages only, in its order (newest first).
-pub fn madison(text: &str) -> Vec<String> {
+/// Packages and versions in the output of `apt-cache madison`, binary packages only, in its order (newest first).
+pub fn madison(text: &str) -> Vec<(String, String)> {
     let version = |line: &str| {
         let mut columns = line.split('|').map(str::trim);
-        let version = columns.nth(1)?;
-        columns.next()?.contains("Packages").then(|| version.to_owned())
+        let (package, version) = (columns.next()?, columns.next()?);
+        columns.next()?.contains("Packages").then(|| (package.to_owned(), version.to_owned()))
     };
     text.lines().filter_map(version).collect()
+}
+
+/// Names of the packages that the first stanza of `apt-cache show` depends on, without versions and alternatives.
+pub fn depends(text: &str) -> Vec<String> {
+    let stanza = text.lines().take_while(|line| !line.is_empty());
+    let fields =
+        stanza.filter_map(|line| line.strip_prefix("Depends: ").or(line.strip_prefix("Pre-Depends: ")));
+    let names = fields.flat_map(|list| list.split(',')).filter_map(|one| one.split_whitespace().next());
+    names.map(str::to_owned).collect()
 }

@@ -1,4 +1,4 @@
-use super::sources::{Source, choose, codename, deb822, madison, one_line};
+use super::sources::{Source, choose, codename, deb822, depends, madison, one_line};
 
 const DEB822: &str = "\
 # the archive
@@ -70,5 +70,12 @@ fn the_codename_is_read_with_and_without_quotes() {
 fn madison_lists_binary_versions_only() {
     let text = " rust-src | 1.97.1+dfsg1-1 | http://mirror.example/debian sid/main amd64 Packages\n\
                  rustc | 1.97.1+dfsg1-1 | http://mirror.example/debian sid/main Sources\n";
-    assert_eq!(madison(text), ["1.97.1+dfsg1-1"]);
+    assert_eq!(madison(text), [("rust-src".to_owned(), "1.97.1+dfsg1-1".to_owned())]);
+}
+
+#[test]
+fn what_a_package_needs_is_named_without_versions_and_alternatives() {
+    let text = "Package: linux-image-x\nPre-Depends: a-base (>= 1)\nDepends: kmod, linux-modules-x (= 7.2), initramfs-tools (>= 0.120) | dracut\n\n\
+                Package: linux-image-x\nDepends: of-another-version\n";
+    assert_eq!(depends(text), ["a-base", "kmod", "linux-modules-x", "initramfs-tools"]);
 }

@@ -37,6 +37,30 @@ const NEEDED: &[Package] = &[
     Package { name: "xfsprogs", purpose: Purpose::Bench, present: || run::which("mkfs.xfs").is_some() },
 ];
 
+/// What `cargo xtask vm` needs besides; nothing else does.
+const OF_MACHINES: &[Package] = &[
+    Package {
+        name: "qemu-system-x86",
+        purpose: Purpose::Test,
+        present: || run::which("qemu-system-x86_64").is_some(),
+    },
+    Package { name: "e2fsprogs", purpose: Purpose::Test, present: || run::which("mkfs.ext4").is_some() },
+    Package { name: "xfsprogs", purpose: Purpose::Test, present: || run::which("mkfs.xfs").is_some() },
+    Package { name: "xz-utils", purpose: Purpose::Test, present: || run::which("xz").is_some() },
+    Package { name: "zstd", purpose: Purpose::Test, present: || run::which("zstd").is_some() },
+    Package { name: "binutils", purpose: Purpose::Test, present: || run::which("strip").is_some() },
+];
+
+/// Installs what `cargo xtask vm` needs besides the build.
+///
+/// # Errors
+/// Without root, with the command that a person can type.
+pub fn for_machines(place: &Place) -> Result<()> {
+    let missing: Vec<&str> =
+        OF_MACHINES.iter().filter(|package| !(package.present)()).map(|package| package.name).collect();
+    if missing.is_empty() { Ok(()) } else { apt::install(place, &missing) }
+}
+
 fn exists(path: &str) -> bool {
     Path::new(path).exists()
 }
