@@ -27,6 +27,15 @@ struct Question<T> {
     answered: Condvar,
 }
 
+impl<T> Question<T> {
+    /// Takes the answer. Its lock is given back here: others lock it while they hold that of all questions.
+    fn wait(&self, patience: Duration) -> Option<T> {
+        let answer = lock(&self.answer);
+        let waited = self.answered.wait_timeout_while(answer, patience, |answer| answer.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.take()
+    }
+}
+
 impl<T> Clone for Patience<T> {
     fn clone(&self) -> Self {
         Self { at_first: self.at_first, open: Arc::clone(&self.open) }
@@ -57,10 +66,7 @@ impl<T: Send + 'static> Patience<T> {
             Some(question) => (question, Duration::ZERO),
             None => (self.begin(process, ask)?, self.at_first),
         };
-        let answer = lock(&question.answer);
-        let waited = question.answered.wait_timeout_while(answer, patience, |answer| answer.is_none());
-        let (mut answer, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let answer = answer.take()?;
+        let answer = question.wait(patience)?;
         lock(&self.open).remove(&process);
         Some(answer)
     }
@@ -132,6 +138,25 @@ mod tests {
             std::thread::sleep(Duration::from_millis(1));
         };
         assert_eq!((late, patience.silent()), (8, (vec![], false)));
+    }
+
+    #[test]
+    fn who_asks_and_who_looks_for_the_silent_never_wait_for_each_other() {
+        let (patience, (done, told)) = (Patience::default(), channel());
+        for asker in 0..2 {
+            let (patience, done) = (patience.clone(), done.clone());
+            std::thread::spawn(move || {
+                for number in 0..2_000 {
+                    let _late = patience.ask(process(asker), move || number);
+                    patience.keep(|of| of == process(asker));
+                    let _silent = patience.silent();
+                }
+                let _ = done.send(());
+            });
+        }
+        for _ in 0..2 {
+            told.recv_timeout(Duration::from_secs(60)).expect("they wait for each other");
+        }
     }
 
     #[test]
