@@ -140,7 +140,7 @@ fn the_first_argument_of_an_event_is_told() {
         let function = btf.plain("", 13, 0, &[]);
         // How many there are stands beside the kind.
         let at = btf.types.len() - 8;
-        btf.types[at..at + 4].copy_from_slice(&(13 << 24 | parameters.len() as u32 / 2).to_ne_bytes());
+        btf.types[at..at + 4].copy_from_slice(&((13 << 24) | (parameters.len() as u32 / 2)).to_ne_bytes());
         btf.words(&parameters);
         let pointer = btf.plain("", 2, function, &[]);
         btf.plain(name, 8, pointer, &[]);
