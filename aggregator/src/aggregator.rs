@@ -1,7 +1,8 @@
 //! Wires the parts and runs them. The data path in one screen:
 //!
 //! agents → ingest ─┬→ store → query → API
-//!    or agentless  └→ evaluation (model → rules → alerts → notices) → outbox → channels
+//!    or agentless  │    ↑ rollup
+//!                  └→ evaluation (model → rules → alerts → notices) → outbox → channels
 //!
 //! Order of the end: readiness false → ingest and polling stop → store drains → evaluation commits → outbox delivers what is due →
 //! engine ends → API last, so that probes see the truth to the end.
@@ -30,12 +31,14 @@ use crate::notify::channel::{Channels, Console, Webhook, WebhookError};
 use crate::notify::outbox::{Outbox, Outcome};
 use crate::query::Query;
 use crate::registry::Registry;
+use crate::rollup::{self, Roller};
 use crate::rule::Profile;
 use crate::server;
 use crate::sql::{self, Sql};
 use crate::state::{State, StateError};
 use crate::store::{Client, External, Store, Unstorable};
 use crate::tls;
+use crate::transcript::Transcript;
 use crate::view::View;
 
 /// Live messages between ingest and evaluation; what finds no room is dropped and counted, and heals with the next one.
@@ -100,6 +103,8 @@ pub struct Aggregator {
     stop_ingest: CancellationToken,
     service: Service,
     poller: agentless::Runner,
+    roller: Roller,
+    transcript: Transcript,
     health: Health,
     router: axum::Router,
     owners_router: axum::Router,
@@ -135,6 +140,8 @@ impl Aggregator {
         let unstorable =
             Unstorable { directory: Some(config.state_dir.join("unstorable")), ..Unstorable::default() };
         let store = Store::start(client.clone(), unstorable, stop_store.clone());
+        let rolling = rollup::Options::new(config.batch_interval, config.retention);
+        let roller = Roller::new(client.clone(), store.0.frontier(), rolling);
         let (live, facts) = mpsc::channel(LIVE_QUEUE);
         let ingest_counters = Arc::new(ingest::Counters::default());
         let ports = tls::prepare(&config, &state, &ingest_counters).await?;
@@ -166,13 +173,21 @@ impl Aggregator {
             view: views.clone(),
             batch_interval: config.batch_interval,
         };
+        let transcript = Transcript::load(
+            state.clone(),
+            store.0.clone(),
+            registry.installation(),
+            views.clone(),
+            client.clone(),
+        )
+        .await?;
         let (agentless, poller) = Agentless::load(parts, state.clone(), config.agentless.clone()).await?;
         let deliveries = Deliveries::default();
         let evaluation = Evaluation::restore(evaluate::Parts {
             clock,
             profile: Profile::default_profile(),
             registry,
-            state,
+            state: state.clone(),
             receivers: channels.iter().map(|channel| channel.id().to_owned()).collect(),
             external_url: external_url(&api, config.api_tls.is_some()),
             outbox: orders,
@@ -185,6 +200,8 @@ impl Aggregator {
         let sources = Sources {
             view: views.clone(),
             store: store.0.clone(),
+            rollup: roller.counters(),
+            state: state.clone(),
             ingest: service.counters(),
             enrolment: Arc::clone(&ports.counters),
             certificates: ports.gauges.clone(),
@@ -215,6 +232,8 @@ impl Aggregator {
             stop_ingest,
             service,
             poller,
+            roller,
+            transcript,
             health,
             router,
             owners_router,
@@ -264,6 +283,8 @@ impl Aggregator {
         let tls = self.ports.ingest.clone();
         let ingest = tokio::spawn(ingest::serve(self.ingest, self.service, tls, self.stop_ingest.clone()));
         let poller = tokio::spawn(self.poller.run(self.stop_ingest.clone()));
+        let roller = tokio::spawn(self.roller.run(self.stop_store.clone()));
+        let transcript = tokio::spawn(self.transcript.run(self.stop_store.clone()));
         let evaluation =
             tokio::spawn(self.evaluation.run(self.facts, self.outcomes, stop_evaluation.clone()));
         let outbox = tokio::spawn(self.outbox.run(stop_outbox.clone()));
@@ -285,6 +306,8 @@ impl Aggregator {
         }
         ended("agentless", poller).await;
         self.stop_store.cancel();
+        ended("rollup", roller).await;
+        ended("transcript", transcript).await;
         ended("store", self.store.1).await;
         stop_evaluation.cancel();
         ended("evaluation", evaluation).await;

@@ -11,6 +11,7 @@ use etcdmon_service::settings::{ByteSize, Faults, Millis, Schema, Setting, Setti
 
 use crate::agentless::{MAX_TARGETS, Spec, Target};
 use crate::notify::channel::Webhook;
+use crate::store::Retention;
 
 /// Every setting.
 pub const SCHEMA: Schema = Schema { env_prefix: "ETCD_MONITOR_AGGREGATOR", settings: SETTINGS };
@@ -69,6 +70,16 @@ const SETTINGS: &[Setting] = &[
     Setting::new("clickhouse.database", "NAME", "etcdmon", "Database for the tables"),
     Setting::new("clickhouse.library", "FILE", "", "Library of the embedded engine; empty = the usual places"),
     Setting::new("clickhouse.memory-bytes", "SIZE", "2GiB", "Memory that the embedded engine may take"),
+    Setting::new("retention.raw", "TIME", "7d", "How long samples, histograms and single syncs are kept as they came"),
+    Setting::new("retention.ten-seconds", "TIME", "30d", "How long sums over 10 seconds are kept"),
+    Setting::new("retention.minute", "TIME", "90d", "How long sums over a minute are kept"),
+    Setting::new("retention.hour", "TIME", "400d", "How long sums over an hour are kept"),
+    Setting::new(
+        "retention.events",
+        "TIME",
+        "90d",
+        "How long events, autopsies, alerts, diagnoses and the ledger are kept",
+    ),
     Setting::new("ingest.batch-interval", "TIME", "2s", "How long agents collect before they close a batch"),
     Setting::new(
         "agentless",
@@ -92,6 +103,9 @@ const LEAST_MEMORY: u64 = 256 << 20;
 
 /// Bounds of the life of an agent's certificate. What is shorter than hours is for trying things out.
 const CERTIFICATE_LIFE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_hours(8_760));
+
+/// Bounds of what tables keep.
+const RETENTION: (Duration, Duration) = (Duration::from_hours(24), Duration::from_hours(24 * 3_650));
 
 /// Bounds of the batch interval.
 const BATCH_INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
@@ -190,6 +204,8 @@ pub struct Config {
     pub clickhouse: ClickHouse,
     /// Database for the tables.
     pub database: String,
+    /// How long tables keep rows.
+    pub retention: Retention,
     /// How long agents collect before they close a batch.
     pub batch_interval: Duration,
     /// Clusters to watch without agents.
@@ -231,6 +247,7 @@ pub fn load(
         state_dir: settings.read("state.dir"),
         clickhouse: clickhouse(&mut settings),
         database: database(&mut settings),
+        retention: retention(&mut settings),
         batch_interval: batch_interval(&mut settings),
         agentless: agentless(&mut settings),
         webhooks: webhooks(&mut settings),
@@ -427,6 +444,39 @@ fn database(settings: &mut Settings) -> String {
         settings.fault("clickhouse.database", "is not a plain name of letters, digits and underscores");
     }
     name
+}
+
+fn retention(settings: &mut Settings) -> Retention {
+    let mut read = |key: &'static str| {
+        let Millis(time) = settings.read(key);
+        if time < RETENTION.0 || time > RETENTION.1 {
+            settings.fault(key, "lies outside 1d to 3650d");
+        }
+        time
+    };
+    let retention = Retention {
+        raw: read("retention.raw"),
+        ten_seconds: read("retention.ten-seconds"),
+        minute: read("retention.minute"),
+        hour: read("retention.hour"),
+        events: read("retention.events"),
+    };
+    // Each sum is made from the finer one, which must still be there when a row comes late.
+    for (key, time, finer, than) in [
+        ("retention.ten-seconds", retention.ten_seconds, "retention.raw", retention.raw),
+        ("retention.minute", retention.minute, "retention.ten-seconds", retention.ten_seconds),
+        ("retention.hour", retention.hour, "retention.minute", retention.minute),
+    ] {
+        if time < than {
+            settings.fault(
+                key,
+                format!(
+                    "is shorter than {finer}; coarser sums are kept at least as long as what they are made of"
+                ),
+            );
+        }
+    }
+    retention
 }
 
 fn batch_interval(settings: &mut Settings) -> Duration {

@@ -28,8 +28,10 @@ use crate::view::View;
 
 mod carry;
 mod keep;
+mod story;
 
 use keep::Keeper;
+use story::Story;
 
 /// How often rules are evaluated: half of it is what an alert loses on average on its way to the receiver.
 const EVALUATE_EVERY: Duration = Duration::from_millis(250);
@@ -65,6 +67,7 @@ pub struct Evaluation {
     model: Model,
     alerts: Alerts,
     diagnoses: Watch,
+    story: Story,
     notices: Notices,
     keeper: Keeper,
 }
@@ -85,15 +88,17 @@ impl Evaluation {
                 }
             }
         }
-        let mut incidents = Incidents::default();
+        let (mut incidents, mut story) = (Incidents::default(), Story::default());
         for entity in parts.state.list(kind::DIAGNOSIS).await? {
             if let Err(error) = incidents.restore(parts.clock.now(), offset_ns, &entity.json) {
                 tracing::warn!(diagnosis = entity.id, %error, "diagnosis in the state does not parse, skipped");
             }
+            story.restore(&entity.json);
         }
         let diagnoses = Watch::new(incidents);
         let notices = Notices::restore(&parts.state.list(kind::NOTICE).await?, offset_ns);
-        Ok(Self { parts, model: Model::default(), alerts, diagnoses, notices, keeper: Keeper::default() })
+        let (model, keeper) = (Model::default(), Keeper::default());
+        Ok(Self { parts, model, alerts, diagnoses, story, notices, keeper })
     }
 
     /// Evaluates until `end` is cancelled.
@@ -193,10 +198,14 @@ impl Evaluation {
             tracing::info!(%cluster, member, cause, "diagnosis closed");
         }
         for (id, json) in step.written {
+            if let Some(line) = self.story.line(&json) {
+                self.keeper.keep(Change::Append { log: log::DIAGNOSIS, at_ns: self.wall_ns(at), json: line });
+            }
             let (id, expected) = (id.to_string(), Expected::Anything);
             self.keeper.keep(Change::Put { kind: kind::DIAGNOSIS, id, expected, json });
         }
         for id in step.removed {
+            self.story.forget(id);
             self.keeper.keep(Change::Delete { kind: kind::DIAGNOSIS, id: id.to_string() });
         }
     }
@@ -221,7 +230,10 @@ impl Evaluation {
                 member = alert.label("member"),
                 "alert"
             );
-            let json = json!({"fingerprint": id.to_string(), "state": state.name(), "labels": alert.labels, "annotations": alert.annotations});
+            let json = json!({
+                "fingerprint": id.to_string(), "state": state.name(), "labels": alert.labels, "annotations": alert.annotations,
+                "value": alert.value, "started_at": alert.started_at.shifted(self.parts.clock.offset_ns()).date(),
+            });
             self.keeper.keep(Change::Append { log: log::ALERT, at_ns: self.wall_ns(at), json });
         }
         for id in step.removed {

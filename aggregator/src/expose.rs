@@ -19,7 +19,10 @@ use crate::engine::Facts;
 use crate::enrol;
 use crate::ingest;
 use crate::notify::outbox::{Outcome, OutcomeKind};
+use crate::rollup;
 use crate::sql;
+use crate::state::State;
+use crate::store::frontier::SOURCES;
 use crate::store::{Store, Table};
 use crate::tls;
 use crate::view::View;
@@ -71,6 +74,10 @@ pub struct Sources {
     pub view: watch::Receiver<Arc<View>>,
     /// Store.
     pub store: Store,
+    /// Rollups.
+    pub rollup: Arc<rollup::Counters>,
+    /// Alerts, diagnoses, notices on disk.
+    pub state: State,
     /// Ingest.
     pub ingest: Arc<ingest::Counters>,
     /// Enrolment.
@@ -177,6 +184,7 @@ impl Collector for Sources {
         self.ingest(&mut writer)?;
         self.security(&mut writer)?;
         self.store(&mut writer)?;
+        self.rollup(&mut writer)?;
         self.engine(&mut writer)?;
         self.sql(&mut writer)?;
         self.model(&mut writer)
@@ -307,6 +315,39 @@ impl Sources {
         writer.gauge("store_waiting_batches", "Batches that wait to be stored", read(&c.batches_waiting))?;
         writer.gauge("store_waiting_bytes", "Memory that waiting batches take", read(&c.bytes_waiting))?;
         writer.gauge("store_ready", "Whether the schema was brought up to date", self.store.is_ready().into())
+    }
+
+    fn rollup(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+        let c = &self.rollup;
+        let labels = SOURCES.map(|source| [("source", source.name())]);
+        let each = |values: &[AtomicU64; SOURCES.len()]| {
+            let values: Vec<u64> = values.iter().map(read).collect();
+            labels.iter().map(|label| label.as_slice()).zip(values).collect::<Vec<_>>()
+        };
+        writer.gauges(
+            "rollup_lag_seconds",
+            "How far the newest finished minute is behind",
+            each(&c.lag_seconds),
+        )?;
+        writer.gauges(
+            "rollup_marked_minutes",
+            "Minutes with late rows that wait to be recomputed",
+            each(&c.marks_waiting),
+        )?;
+        writer.counters("rollup_minutes", "Minutes recomputed in their turn", each(&c.minutes))?;
+        writer.counters("rollup_late_minutes", "Minutes recomputed for late rows", each(&c.late_minutes))?;
+        writer.counters(
+            "rollup_too_late_minutes",
+            "Minutes with rows that came when their neighbours were no longer kept: not in the sums",
+            each(&c.too_late_minutes),
+        )?;
+        writer.counter(
+            "transcript_lost_lines",
+            "Transitions of alerts and diagnoses that were lost before they were stored",
+            self.state.untold_lines(),
+        )?;
+        writer.counter("rollup_failures", "Steps that failed and are taken again", read(&c.failures))?;
+        writer.counter("rollup_busy_nanoseconds", "Time in statements", read(&c.busy_ns))
     }
 
     fn engine(&self, writer: &mut Writer<'_>) -> std::fmt::Result {

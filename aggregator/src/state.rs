@@ -26,6 +26,8 @@ pub mod kind {
     pub const AGENTLESS: &str = "agentless";
     /// What a receiver was told of a group of alerts; id = receiver and group key.
     pub const NOTICE: &str = "notice";
+    /// How far a log's lines are stored in ClickHouse; id = the log.
+    pub const TRANSCRIPT: &str = "transcript";
     /// A join token; id = its name.
     pub const JOIN_TOKEN: &str = "join_token";
     /// A certificate of an agent; id = its serial number as hexadecimal digits.
@@ -38,6 +40,8 @@ pub mod kind {
 pub mod log {
     /// Every change of an alert's state.
     pub const ALERT: &str = "alert";
+    /// What became of diagnoses.
+    pub const DIAGNOSIS: &str = "diagnosis";
     /// Every delivery, and every notice that was given up.
     pub const NOTIFICATION: &str = "notification";
     /// Every leader change.
@@ -45,6 +49,9 @@ pub mod log {
     /// Join tokens made and misused, agents enrolled and revoked.
     pub const ENROLMENT: &str = "enrolment";
 }
+
+/// Logs whose lines go to ClickHouse.
+pub const TOLD: [&str; 2] = [log::ALERT, log::DIAGNOSIS];
 
 /// Something kept under a kind and an id.
 #[derive(Debug, Clone, PartialEq)]

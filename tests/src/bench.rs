@@ -25,6 +25,7 @@ mod others;
 mod programs;
 mod saturation;
 mod stage;
+pub mod storage;
 mod syncs;
 
 use figures::Figure;

@@ -37,7 +37,7 @@ struct Bench {
     command: fn(&Place) -> Command,
 }
 
-const BENCHES: [Bench; 3] = [
+const BENCHES: [Bench; 4] = [
     Bench {
         name: "overhead",
         about: "what the agent costs: `--part` saturation, fixed, others, syncs, programs; all by default",
@@ -63,6 +63,16 @@ const BENCHES: [Bench; 3] = [
                 "bench_ingest",
                 "--",
             ]);
+            command
+        },
+    },
+    Bench {
+        name: "storage",
+        about: "bytes on disk a sync and a sample, in the schema's layout and in others, of a real member's rows",
+        long: true,
+        command: |place| {
+            let mut command = place.command(place.target.join("release/etcdmon-lab"));
+            command.args(["bench", "storage"]);
             command
         },
     },

@@ -44,7 +44,7 @@ enum Task {
     Faults(faults::Args),
     /// Build the kernel programs into target/bpf/etcd-monitor.bpf.o
     Ebpf,
-    /// Renew the generated protobuf code after a change of the .proto files
+    /// Renew what is generated and committed: protobuf code, docs/tables.md
     Codegen,
 }
 

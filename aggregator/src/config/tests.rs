@@ -21,6 +21,17 @@ fn the_defaults_alone_are_fine() {
 }
 
 #[test]
+fn tables_keep_rows_as_long_as_is_said_and_coarser_sums_no_shorter() {
+    assert_eq!(try_load(&[], &[]).unwrap().retention, Retention::default());
+    let config = try_load(&["--retention-raw", "36h", "--retention-events", "30d"], &[]).unwrap();
+    assert_eq!(config.retention.raw, Duration::from_hours(36));
+    assert_eq!(config.retention.events, Duration::from_hours(30 * 24));
+    let text = faults(&["--retention-raw", "60d", "--retention-hour", "1h"], &[]);
+    assert!(text.contains("retention.ten-seconds") && text.contains("shorter than retention.raw"), "{text}");
+    assert!(text.contains("lies outside 1d to 3650d"), "{text}");
+}
+
+#[test]
 fn an_open_address_needs_a_token_and_is_told_how_to_get_one() {
     let text = faults(&["--listen-api", "0.0.0.0:8460"], &[]);
     assert!(text.contains("listen.token-file") && text.contains("ETCD_MONITOR_AGGREGATOR_TOKEN"), "{text}");

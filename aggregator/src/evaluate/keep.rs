@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::notify::Notice;
 use crate::notify::outbox::Order;
-use crate::state::{Change, State, StateError};
+use crate::state::{Change, State, StateError, TOLD};
 
 /// Changes that wait while the state can't be written; beyond that, log lines are dropped.
 const MAX_WAITING: usize = 50_000;
@@ -27,6 +27,8 @@ pub struct Keeper {
     waiting: Waiting,
     under_way: Option<UnderWay>,
     failing: bool,
+    /// Lines given up that should have gone to ClickHouse, not counted yet.
+    untold: u64,
 }
 
 #[derive(Debug)]
@@ -40,6 +42,8 @@ impl Keeper {
     /// Adds a change to the next transaction.
     pub fn keep(&mut self, change: Change) {
         if self.changes.len() >= MAX_WAITING {
+            let told = |change: &&Change| matches!(change, Change::Append { log, .. } if TOLD.contains(log));
+            self.untold += self.changes.iter().filter(told).count() as u64;
             self.changes.retain(|change| !matches!(change, Change::Append { .. }));
         }
         self.changes.push(change);
@@ -48,6 +52,7 @@ impl Keeper {
     /// Commits what was added. `notices` are those whose [`Change::Enqueue`]s were added since the last call, in their
     /// order. Returns what the outbox must be told, at the latest after `patience`.
     pub async fn commit(&mut self, state: &State, notices: Vec<Notice>, patience: Duration) -> Vec<Order> {
+        state.count_untold(std::mem::take(&mut self.untold));
         let mut orders = self.collect(Duration::ZERO).await;
         if self.under_way.is_some() {
             orders.extend(self.in_memory(notices));

@@ -6,13 +6,15 @@
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::{Change, Entity, Expected, LogEntry, OutboxItem, StateError};
+use super::{Change, Entity, Expected, LogEntry, OutboxItem, StateError, TOLD, kind};
 
 /// Format of the tables; `PRAGMA user_version`.
 const FORMAT: i64 = 1;
@@ -46,12 +48,14 @@ enum Request {
     List(&'static str, Reply<Vec<Entity>>),
     Outbox(Reply<Vec<OutboxItem>>),
     Log(&'static str, u32, Reply<Vec<LogEntry>>),
+    LogAfter(&'static str, i64, u32, Reply<Vec<LogEntry>>),
 }
 
 /// Handle to the state. Cheap to clone; the file is closed when the last one is gone.
 #[derive(Debug, Clone)]
 pub struct State {
     requests: SyncSender<Request>,
+    untold: Arc<AtomicU64>,
 }
 
 impl State {
@@ -63,7 +67,8 @@ impl State {
         let unusable = |source| StateError::Directory { path: directory.to_owned(), source };
         std::fs::create_dir_all(directory).map_err(unusable)?;
         let lock = lock(directory)?;
-        let store = Store::open(directory.join("state.sqlite"))?;
+        let untold = Arc::<AtomicU64>::default();
+        let store = Store::open(directory.join("state.sqlite"), untold.clone())?;
         let (requests, inbox) = sync_channel(QUEUE);
         std::thread::Builder::new()
             .name("state".to_owned())
@@ -72,7 +77,7 @@ impl State {
                 drop(lock);
             })
             .map_err(unusable)?;
-        Ok(Self { requests })
+        Ok(Self { requests, untold })
     }
 
     /// Makes all changes or none, durably. Returns the outbox numbers of its [`Change::Enqueue`]s, in their order.
@@ -105,6 +110,29 @@ impl State {
     /// When SQLite fails.
     pub async fn log(&self, log: &'static str, limit: u32) -> Result<Vec<LogEntry>, StateError> {
         self.ask(|reply| Request::Log(log, limit, reply)).await
+    }
+
+    /// The first `limit` lines of a log after line number `after`, oldest first.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub async fn log_after(
+        &self,
+        log: &'static str,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<LogEntry>, StateError> {
+        self.ask(|reply| Request::LogAfter(log, after, limit, reply)).await
+    }
+
+    /// Lines of the logs in [`TOLD`] that were lost before they could be stored in ClickHouse, since the process began.
+    pub fn untold_lines(&self) -> u64 {
+        self.untold.load(Ordering::Relaxed)
+    }
+
+    /// Counts such lines that never came as far as a log.
+    pub fn count_untold(&self, lines: u64) {
+        self.untold.fetch_add(lines, Ordering::Relaxed);
     }
 
     /// A full queue holds this up, and with it whoever produces changes; the writer never waits for anybody.
@@ -151,12 +179,13 @@ fn lock(directory: &Path) -> Result<File, StateError> {
 struct Store {
     path: PathBuf,
     connection: Connection,
+    untold: Arc<AtomicU64>,
 }
 
 impl Store {
-    fn open(path: PathBuf) -> Result<Self, StateError> {
+    fn open(path: PathBuf, untold: Arc<AtomicU64>) -> Result<Self, StateError> {
         let connection = Connection::open(&path).map_err(|e| failure(&path, "open", e))?;
-        let store = Self { path, connection };
+        let store = Self { path, connection, untold };
         let fail = |attempt, error| failure(&store.path, attempt, error);
         store
             .connection
@@ -201,6 +230,9 @@ impl Store {
                 Request::List(kind, reply) => drop(reply.send(self.list(kind))),
                 Request::Outbox(reply) => drop(reply.send(self.outbox())),
                 Request::Log(log, limit, reply) => drop(reply.send(self.log(log, limit))),
+                Request::LogAfter(log, after, limit, reply) => {
+                    drop(reply.send(self.log_after(log, after, limit)));
+                }
             }
         }
     }
@@ -209,11 +241,12 @@ impl Store {
         let path = &self.path;
         let transaction =
             self.connection.transaction().map_err(|e| failure(path, "begin a transaction", e))?;
-        let mut numbers = Vec::new();
+        let (mut numbers, mut untold) = (Vec::new(), 0);
         for change in changes {
-            numbers.extend(apply(&transaction, path, change)?);
+            numbers.extend(apply(&transaction, path, change, &mut untold)?);
         }
         transaction.commit().map_err(|e| failure(path, "commit", e))?;
+        self.untold.fetch_add(untold, Ordering::Relaxed);
         Ok(numbers)
     }
 
@@ -255,6 +288,14 @@ impl Store {
         })
     }
 
+    fn log_after(&self, log: &str, after: i64, limit: u32) -> Result<Vec<LogEntry>, StateError> {
+        const SQL: &str =
+            "SELECT number, at_ns, json FROM log WHERE log = ?1 AND number > ?2 ORDER BY number LIMIT ?3";
+        self.select("read a log", SQL, params![log, after, limit], |row| {
+            Ok(LogEntry { number: row.get(0)?, at_ns: row.get(1)?, json: json(row, 2)? })
+        })
+    }
+
     fn select<T>(
         &self,
         attempt: &'static str,
@@ -278,7 +319,12 @@ fn json(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Value> {
 }
 
 /// Makes one change; the number of the outbox row when it was an enqueue.
-fn apply(transaction: &Connection, path: &Path, change: Change) -> Result<Option<i64>, StateError> {
+fn apply(
+    transaction: &Connection,
+    path: &Path,
+    change: Change,
+    untold: &mut u64,
+) -> Result<Option<i64>, StateError> {
     let fail = |attempt| move |e| failure(path, attempt, e);
     match change {
         Change::Put { kind, id, expected, json } => {
@@ -294,7 +340,7 @@ fn apply(transaction: &Connection, path: &Path, change: Change) -> Result<Option
                 .map_err(fail("remove an entity"))?;
         }
         Change::Append { log, at_ns, json } => {
-            append(transaction, log, at_ns, &json).map_err(fail("append to a log"))?;
+            *untold += append(transaction, log, at_ns, &json).map_err(fail("append to a log"))?;
         }
         Change::Enqueue { delivery, receiver, group, created_at_ns, json } => {
             transaction
@@ -344,14 +390,25 @@ fn put(
     Ok(as_expected)
 }
 
-fn append(transaction: &Connection, log: &str, at_ns: i64, json: &Value) -> rusqlite::Result<()> {
+/// How many old lines went that were not stored in ClickHouse yet, and should have been.
+fn append(transaction: &Connection, log: &str, at_ns: i64, json: &Value) -> rusqlite::Result<u64> {
     transaction
         .prepare_cached("INSERT INTO log (log, at_ns, json) VALUES (?1, ?2, ?3)")?
         .execute(params![log, at_ns, json.to_string()])?;
+    let last_to_go = transaction.last_insert_rowid() - LOG_LINES_KEPT;
+    let untold: i64 = match TOLD.contains(&log) {
+        true => transaction
+            .prepare_cached(
+                "SELECT count(*) FROM log WHERE log = ?1 AND number <= ?2 AND number > coalesce((SELECT \
+                 json_extract(json, '$.number') FROM entity WHERE kind = ?3 AND id = ?1), 0)",
+            )?
+            .query_row(params![log, last_to_go, kind::TRANSCRIPT], |row| row.get(0))?,
+        false => 0,
+    };
     transaction
         .prepare_cached("DELETE FROM log WHERE log = ?1 AND number <= ?2")?
-        .execute(params![log, transaction.last_insert_rowid() - LOG_LINES_KEPT])?;
-    Ok(())
+        .execute(params![log, last_to_go])?;
+    Ok(untold.unsigned_abs())
 }
 
 fn failure(path: &Path, attempt: &'static str, source: rusqlite::Error) -> StateError {

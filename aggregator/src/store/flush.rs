@@ -24,6 +24,7 @@ use super::block::Block;
 use super::client::{Client, ClientError};
 use super::counters::Counters;
 use super::decode::day_of;
+use super::frontier::Frontier;
 use super::isolate::{self, Isolator};
 use super::migrate::{MigrateError, migrate};
 use super::refusal::Refusal;
@@ -78,6 +79,7 @@ pub struct Flusher {
     inserts: Semaphore,
     isolator: Isolator,
     trouble: Arc<Trouble>,
+    frontier: Arc<Frontier>,
 }
 
 /// Why groups that wait now could not be stored yet.
@@ -101,11 +103,16 @@ impl Trouble {
 
 impl Flusher {
     /// Writes through `client`.
-    pub fn new(client: Client, unstorable: isolate::Options, trouble: Arc<Trouble>) -> Self {
+    pub fn new(
+        client: Client,
+        unstorable: isolate::Options,
+        trouble: Arc<Trouble>,
+        frontier: Arc<Frontier>,
+    ) -> Self {
         let instance = format!("{}{}-", settle::PREFIX, uuid::Uuid::new_v4().simple());
         let (migrated, inserts) = (tokio::sync::Mutex::new(false), Semaphore::new(PARALLEL));
         let isolator = Isolator::new(unstorable);
-        Self { client, instance, attempts: AtomicU64::new(0), migrated, inserts, isolator, trouble }
+        Self { client, instance, attempts: AtomicU64::new(0), migrated, inserts, isolator, trouble, frontier }
     }
 
     /// Stores all of the group, however long it takes, and tells each batch.
@@ -190,7 +197,10 @@ impl Flusher {
             if failed.load(Ordering::Relaxed) {
                 return (unit, None);
             }
-            let result = unit.store(&self.client, self.query_id(), counters).await;
+            let result = match unit.announce(&self.client, &self.frontier).await {
+                Ok(()) => unit.store(&self.client, self.query_id(), counters).await,
+                Err(error) => Err(error),
+            };
             // A refusal is an answer: the engine is well.
             let hangs = result.as_ref().is_err_and(|error| Refusal::of(error).is_none());
             failed.fetch_or(hangs, Ordering::Relaxed);
@@ -239,6 +249,8 @@ impl Flusher {
             tokio::time::timeout(ASK_TIMEOUT, migrate(&self.client)).await.map_err(|_| {
                 AttemptError::Statement { what: "migrate", source: clickhouse::error::Error::TimedOut }
             })??;
+            let connection = self.client.connect()?;
+            within("read how far the rollups were", self.frontier.load(&connection, &self.instance)).await?;
             *migrated = true;
         }
         Ok(())

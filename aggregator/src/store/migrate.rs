@@ -24,6 +24,10 @@ pub struct Migration {
 pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "0001_raw", sql: include_str!("schema/0001_raw.sql") },
     Migration { version: 2, name: "0002_autopsies", sql: include_str!("schema/0002_autopsies.sql") },
+    Migration { version: 3, name: "0003_rollups", sql: include_str!("schema/0003_rollups.sql") },
+    Migration { version: 4, name: "0004_comments", sql: include_str!("schema/0004_comments.sql") },
+    Migration { version: 5, name: "0005_views", sql: include_str!("schema/0005_views.sql") },
+    Migration { version: 6, name: "0006_codecs", sql: include_str!("schema/0006_codecs.sql") },
 ];
 
 /// Why the schema is not as it must be.

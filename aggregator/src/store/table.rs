@@ -1,6 +1,6 @@
 //! The tables, as this program writes them. The schema in `schema/` creates them; a test compares the two.
 
-/// A table of raw telemetry.
+/// A table that is written row by row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
     /// Every sync, counted in a histogram a second.
@@ -17,6 +17,10 @@ pub enum Table {
     Ledger,
     /// Slow syncs that were examined.
     Autopsies,
+    /// What became of alerts.
+    Alerts,
+    /// What became of diagnoses.
+    Diagnoses,
 }
 
 /// Type of a column.
@@ -105,9 +109,19 @@ const AUTOPSIES: Columns = table!(
     "journal_flush_ns" U64, "cpu_quota_ns" U64, "wait_ns" U64, "gaps" Text, "culprits" Long,
 );
 
+const ALERTS: Columns = table!(
+    "fingerprint" Long, "rule" Text, "severity" Text, "state" Text, "value" F64, "started_at" Time, "summary" Long,
+    "labels" Long, "annotations" Long,
+);
+
+const DIAGNOSES: Columns = table!(
+    "incident" Uuid, "state" Text, "cause" Text, "confidence" Text, "share" F64, "onset_at" Time, "culprit" Long,
+    "summary" Long, "next_step" Long, "evidence" Long,
+);
+
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::SyncHistograms,
         Self::Syncs,
         Self::Writes,
@@ -115,6 +129,8 @@ impl Table {
         Self::Events,
         Self::Ledger,
         Self::Autopsies,
+        Self::Alerts,
+        Self::Diagnoses,
     ];
 
     /// Position of the column `row`.
@@ -133,6 +149,8 @@ impl Table {
             Self::Events => "events",
             Self::Ledger => "ledger",
             Self::Autopsies => "autopsies",
+            Self::Alerts => "alerts",
+            Self::Diagnoses => "diagnoses",
         }
     }
 
@@ -146,6 +164,8 @@ impl Table {
             Self::Events => EVENTS,
             Self::Ledger => LEDGER,
             Self::Autopsies => AUTOPSIES,
+            Self::Alerts => ALERTS,
+            Self::Diagnoses => DIAGNOSES,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Rows of one table and day on their way into the table.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::client::Client;
 use super::counters::Counters;
 use super::decode::BatchId;
 use super::flush::{AttemptError, within};
+use super::frontier::{Frontier, Passage, SOURCES, minutes_of};
 use super::isolate::Refused;
 use super::presence::{self, Present, Question};
 use super::settle;
@@ -39,6 +40,8 @@ pub struct Unit {
     pub(super) refused: Option<Refused>,
     /// Rises when an insert ended well but its rows are not there: its token must not be used again.
     token_generation: u32,
+    /// Keeps the rollups from passing its rows unseen, until they are there.
+    passage: Option<Arc<Passage>>,
 }
 
 /// One batch's rows; never none.
@@ -60,7 +63,23 @@ impl Unit {
     pub fn new(batch: BatchId, block: Block, uncertain: bool) -> Self {
         let table = block.table;
         let parts = Arc::new(vec![Part { batch, block }]);
-        Self { table, parts, uncertain, earlier: None, refused: None, token_generation: 0 }
+        Self { table, parts, uncertain, earlier: None, refused: None, token_generation: 0, passage: None }
+    }
+
+    /// Tells the rollups which minutes it has rows of; once for all attempts.
+    ///
+    /// # Errors
+    /// When ClickHouse does not take the marks of late minutes.
+    pub async fn announce(&mut self, client: &Client, frontier: &Arc<Frontier>) -> Result<(), AttemptError> {
+        if self.passage.is_some() || !SOURCES.contains(&self.table) {
+            return Ok(());
+        }
+        let mut minutes = BTreeSet::new();
+        self.parts.iter().for_each(|part| minutes.append(&mut minutes_of(part.block.times())));
+        let connection = client.connect()?;
+        let passage = within("mark late minutes", frontier.enter(&connection, self.table, &minutes)).await?;
+        self.passage = passage.map(Arc::new);
+        Ok(())
     }
 
     /// Adds rows of another batch.
@@ -104,6 +123,7 @@ impl Unit {
             earlier: self.earlier.clone(),
             refused: self.refused,
             token_generation: self.token_generation,
+            passage: self.passage.clone(),
         };
         Ok([unit(half.0), unit(half.1)])
     }

@@ -20,6 +20,7 @@ use super::client::Client;
 use super::counters::Counters;
 use super::decode::{BatchId, Decoded};
 use super::flush::{Flusher, Trouble};
+use super::frontier::Frontier;
 use super::isolate;
 use super::seen::Seen;
 
@@ -69,6 +70,7 @@ pub(super) struct Shared {
     counters: Counters,
     ready: AtomicBool,
     trouble: Arc<Trouble>,
+    frontier: Arc<Frontier>,
     stop: CancellationToken,
 }
 
@@ -118,13 +120,19 @@ impl Store {
             counters: Counters::default(),
             ready: AtomicBool::new(false),
             trouble: Arc::default(),
+            frontier: Arc::default(),
             stop: stop.clone(),
         });
         let (queue, queued) = mpsc::channel(QUEUE_BATCHES);
         let writer = Writer {
             queued,
             shared: shared.clone(),
-            flusher: Arc::new(Flusher::new(client, unstorable, shared.trouble.clone())),
+            flusher: Arc::new(Flusher::new(
+                client,
+                unstorable,
+                shared.trouble.clone(),
+                shared.frontier.clone(),
+            )),
             flushing: JoinSet::new(),
             seen: Seen::default(),
         };
@@ -140,6 +148,11 @@ impl Store {
     /// Bytes that waiting batches take, and how many they may take.
     pub fn memory(&self) -> (u64, u64) {
         (self.shared.counters.bytes_waiting.load(Ordering::Relaxed), MEMORY_BYTES as u64)
+    }
+
+    /// What the rollups must know of rows that are on their way.
+    pub fn frontier(&self) -> Arc<Frontier> {
+        self.shared.frontier.clone()
     }
 
     /// Whether the schema was brought up to date since start. ClickHouse may be away again since.

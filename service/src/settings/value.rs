@@ -15,7 +15,7 @@ pub trait ParseSetting: Sized {
     fn parse(text: &str) -> Result<Self, &'static str>;
 }
 
-/// A length of time, written `500ms`, `2s`, `5m`, `1h`, or as a bare number of milliseconds.
+/// A length of time, written `500ms`, `2s`, `5m`, `1h`, `7d`, or as a bare number of milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Millis(pub Duration);
 
@@ -65,13 +65,14 @@ impl ParseSetting for crate::logging::Format {
 
 impl ParseSetting for Millis {
     fn parse(text: &str) -> Result<Self, &'static str> {
-        const EXPECTED: &str = "a length of time, such as 500ms, 2s or 5m";
+        const EXPECTED: &str = "a length of time, such as 500ms, 2s, 5m or 7d";
         let (number, unit) = split_unit(text);
         let milliseconds_per_unit: u64 = match unit {
             "" | "ms" => 1,
             "s" => 1_000,
             "m" => 60_000,
             "h" => 3_600_000,
+            "d" => 86_400_000,
             _ => return Err(EXPECTED),
         };
         let number: u64 = number.parse().map_err(|_| EXPECTED)?;

@@ -135,6 +135,12 @@ enum Bench {
     /// A process that answers each byte
     #[command(hide = true)]
     Echo,
+    /// What rows take on disk in one layout and another
+    Storage {
+        /// Seconds that a real member makes rows, under 1,000 puts a second
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+    },
     /// Many simulated agents for long: memory, parts, CPU; and what a member takes on disk in a day
     Soak {
         /// Minutes that memory is watched; 0 = only the real member
@@ -201,6 +207,9 @@ fn main() -> ExitCode {
                 bench::overhead(&parts, slots).await
             }
             Command::Bench { bench: Bench::Sync { .. } | Bench::Echo } => Ok(()),
+            Command::Bench { bench: Bench::Storage { seconds } } => {
+                bench::storage::storage(Duration::from_secs(seconds)).await
+            }
             Command::Bench { bench: Bench::Soak { minutes, warm_up_minutes, agents, member_seconds } } => {
                 let options = simulate::soak::Options {
                     agents,

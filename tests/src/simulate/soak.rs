@@ -250,7 +250,7 @@ async fn inserts(api: &crate::api::Api) -> Result<u64> {
 
 /// The aggregator's engine, asked while it runs. Its address is in the aggregator's log, its key in its environment,
 /// which only the same user may read.
-struct Engine {
+pub(crate) struct Engine {
     pid: u32,
     url: String,
     key: String,
@@ -258,7 +258,7 @@ struct Engine {
 }
 
 impl Engine {
-    fn of(aggregator: &mut Aggregator) -> Result<Self> {
+    pub(crate) fn of(aggregator: &mut Aggregator) -> Result<Self> {
         let pid = aggregator.engine_pid()?;
         let log = aggregator.daemon.output();
         let line =
@@ -274,7 +274,12 @@ impl Engine {
         Ok(Self { pid, url, key, http: reqwest::Client::builder().no_proxy().build()? })
     }
 
-    async fn ask(&self, sql: &str) -> Result<String> {
+    /// CPU time that it has taken so far.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        process_cpu(self.pid)
+    }
+
+    pub(crate) async fn ask(&self, sql: &str) -> Result<String> {
         let request = self.http.post(&self.url).header("x-clickhouse-key", &self.key).body(sql.to_owned());
         let response = request.send().await.context("ask the engine")?;
         let (status, text) = (response.status(), response.text().await?);
@@ -282,7 +287,7 @@ impl Engine {
         Ok(text)
     }
 
-    async fn number(&self, sql: &str) -> Result<u64> {
+    pub(crate) async fn number(&self, sql: &str) -> Result<u64> {
         let text = self.ask(sql).await?;
         text.trim().parse().with_context(|| format!("{sql}: {text}"))
     }
@@ -304,7 +309,7 @@ impl Engine {
     }
 
     /// A table's largest columns with their bytes a row, for people.
-    async fn largest(&self, table: &str) -> Result<String> {
+    pub(crate) async fn largest(&self, table: &str) -> Result<String> {
         let sql = format!(
             "SELECT arrayStringConcat(groupArray(concat(name, ' ', toString(round(bytes / rows, 2)))), ', ') FROM \
              (SELECT column AS name, sum(column_bytes_on_disk) AS bytes, sum(rows) AS rows FROM system.parts_columns \
