@@ -37,7 +37,7 @@ struct Bench {
     command: fn(&Place) -> Command,
 }
 
-const BENCHES: [Bench; 4] = [
+const BENCHES: [Bench; 5] = [
     Bench {
         name: "overhead",
         about: "what the agent costs: `--part` saturation, fixed, others, syncs, programs; all by default",
@@ -73,6 +73,24 @@ const BENCHES: [Bench; 4] = [
         command: |place| {
             let mut command = place.command(place.target.join("release/etcdmon-lab"));
             command.args(["bench", "storage"]);
+            command
+        },
+    },
+    Bench {
+        name: "query",
+        about: "every named question about history, from more than 50 million rows: p95 over an hour and over 90 days",
+        long: false,
+        command: |place| {
+            let mut command = place.cargo();
+            command.args([
+                "run",
+                "--release",
+                "--package",
+                "etcdmon-aggregator",
+                "--example",
+                "bench_query",
+                "--",
+            ]);
             command
         },
     },
