@@ -271,7 +271,7 @@ impl Aggregator {
         let (router, owners_router) = api::routers(api::Parts {
             clock,
             view: views,
-            query: Query::new(client),
+            query: Query::new(client).with_retention(config.retention),
             sql: sql.clone(),
             health: health.clone(),
             store: StoreFacts { engine: engine_facts, upkeep, beside },

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use etcdmon_proto::v1::FileClass;
 use uuid::Uuid;
 
-use crate::store::{Client, ClientError};
+use crate::store::{Client, ClientError, Retention};
 
 mod autopsies;
 mod capacity;
@@ -29,7 +29,7 @@ pub use ledger::{Blind, LedgerAccount};
 pub use metrics::MetricSample;
 pub use series::{
     Apart, Ask, DEFAULT_POINTS, Function, Gap, Group, History, MAX_POINTS, MAX_VALUES, MetricScope,
-    OthersScope, Plan, PlanError, Question, Resolution, Retention, Series, SyncScope,
+    OthersScope, Plan, PlanError, Question, Resolution, Series, SyncScope,
 };
 pub use syncs::{Sync, SyncCount, SyncFilter};
 

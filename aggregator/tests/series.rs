@@ -15,17 +15,20 @@ mod rows;
 #[path = "store/support.rs"]
 mod support;
 
+use std::time::Duration;
+
 use agent::{Agent, Member};
 use chrono::{DateTime, Utc};
 use etcdmon_aggregator::query::{
-    Apart, Ask, Function, History, MetricScope, OthersScope, Plan, Query, Question, Resolution, Retention,
-    Series, SyncScope, TimeRange,
+    Apart, Ask, Function, History, MetricScope, OthersScope, Plan, Query, Question, Resolution, Series,
+    SyncScope, TimeRange,
 };
-use etcdmon_aggregator::store::Client;
+use etcdmon_aggregator::rollup::{Options, Roller};
+use etcdmon_aggregator::store::{Client, Retention};
 use program::Program;
 use rows::{Rows, cluster};
 use serde_json::Value;
-use support::{engine, eventually, store};
+use support::{engine, eventually, number, store};
 
 /// 2026-11-21 08:00 UTC: all rows come after it, and all questions are asked four hours and ten minutes later.
 const BEGIN: i64 = 1_795_248_000;
@@ -40,6 +43,13 @@ async fn stored(client: &Client, rows: &Rows) -> Query {
     let (store, _stop) = store(client);
     eventually("the schema is there", async || store.is_ready()).await;
     rows.insert(client).await;
+    let options = Options { gentle: false, ..Options::new(Duration::from_secs(2), Retention::default()) };
+    let mut roller = Roller::new(client.clone(), store.frontier(), options);
+    eventually("rollups are made", async || {
+        while roller.walk(at(NOW)).await.unwrap() {}
+        number(client, "SELECT count() FROM rollup_progress").await > 0
+    })
+    .await;
     Query::new(client.clone())
 }
 

@@ -37,7 +37,7 @@ struct Bench {
     command: fn(&Place) -> Command,
 }
 
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 6] = [
     Bench {
         name: "overhead",
         about: "what the agent costs: `--part` saturation, fixed, others, syncs, programs; all by default",
@@ -89,6 +89,24 @@ const BENCHES: [Bench; 5] = [
                 "etcdmon-aggregator",
                 "--example",
                 "bench_capacity",
+                "--",
+            ]);
+            command
+        },
+    },
+    Bench {
+        name: "query",
+        about: "every named question about history, from more than 50 million rows: p95 over an hour and over 90 days",
+        long: true,
+        command: |place| {
+            let mut command = place.cargo();
+            command.args([
+                "run",
+                "--release",
+                "--package",
+                "etcdmon-aggregator",
+                "--example",
+                "bench_query",
                 "--",
             ]);
             command

@@ -29,7 +29,7 @@ mod syncs;
 pub use culprits::OthersScope;
 pub use metrics::{Function, MetricScope};
 pub use named::Group;
-pub use plan::{Ask, DEFAULT_POINTS, MAX_POINTS, Plan, PlanError, Resolution, Retention};
+pub use plan::{Ask, DEFAULT_POINTS, MAX_POINTS, Plan, PlanError, Resolution};
 pub use syncs::{Apart, SyncScope};
 
 /// Most values in one answer: steps × series × columns.

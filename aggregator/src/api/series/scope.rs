@@ -6,7 +6,8 @@ use utoipa::IntoParams;
 
 use super::super::Problem;
 use super::super::extract::{self, bad};
-use crate::query::{Ask, DEFAULT_POINTS, Plan, Resolution, Retention};
+use crate::query::{Ask, DEFAULT_POINTS, Plan, Resolution};
+use crate::store::Retention;
 
 /// What every question has.
 #[derive(Clone, Copy, Debug, Default)]

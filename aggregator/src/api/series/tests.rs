@@ -8,7 +8,8 @@ use http_body_util::BodyExt;
 use uuid::Uuid;
 
 use super::*;
-use crate::query::{Gap as Missing, Plan, Resolution, Retention, Series};
+use crate::query::{Gap as Missing, Plan, Resolution, Series};
+use crate::store::Retention;
 
 fn history() -> History {
     let plan =

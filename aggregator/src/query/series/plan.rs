@@ -6,6 +6,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::query::TimeRange;
+use crate::store::Retention;
 
 /// Most points of a series in one answer, as many as Prometheus gives.
 pub const MAX_POINTS: i64 = 11_000;
@@ -82,39 +83,15 @@ impl Resolution {
     }
 }
 
-/// How long the rows of each table are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
-    /// Rows as they came.
-    pub raw: TimeDelta,
-    /// Rows of ten seconds.
-    pub ten_seconds: TimeDelta,
-    /// Rows of a minute.
-    pub minute: TimeDelta,
-    /// Rows of an hour.
-    pub hour: TimeDelta,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self {
-            raw: TimeDelta::days(7),
-            ten_seconds: TimeDelta::days(30),
-            minute: TimeDelta::days(90),
-            hour: TimeDelta::days(400),
-        }
-    }
-}
-
-impl Retention {
-    const fn of(&self, resolution: Resolution) -> TimeDelta {
-        match resolution {
-            Resolution::Raw => self.raw,
-            Resolution::TenSeconds => self.ten_seconds,
-            Resolution::Minute => self.minute,
-            Resolution::Hour => self.hour,
-        }
-    }
+/// How long the rows of a table are kept.
+fn kept(retention: &Retention, resolution: Resolution) -> TimeDelta {
+    let time = match resolution {
+        Resolution::Raw => retention.raw,
+        Resolution::TenSeconds => retention.ten_seconds,
+        Resolution::Minute => retention.minute,
+        Resolution::Hour => retention.hour,
+    };
+    TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX)
 }
 
 /// What is asked for.
@@ -230,7 +207,7 @@ fn resolution(span: i64, step: i64, age: TimeDelta, retention: &Retention) -> Re
         let fits = |it: &Resolution| it.seconds() <= step && step % it.seconds() == 0;
         resolution = Resolution::ALL.into_iter().rev().find(fits).unwrap_or(Resolution::Raw);
     }
-    while age > retention.of(resolution) {
+    while age > kept(retention, resolution) {
         let Some(coarser) = resolution.coarser() else { break };
         resolution = coarser;
     }

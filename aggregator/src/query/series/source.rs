@@ -1,14 +1,10 @@
 //! Which tables the rows of a plan come from. Rollups are made some time after their rows came: what they do not have yet is
 //! taken from what is finer, down to raw rows, so that no time is missing and none is there twice.
 
-use clickhouse::error::Error;
 use serde::Deserialize;
 
 use super::super::{Query, QueryError};
 use super::plan::{Plan, Resolution};
-
-/// How ClickHouse begins to say that there is no such table.
-const NO_TABLE: &str = "Code: 60.";
 
 /// Rows of one table in a stretch of time, Unix seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,24 +75,15 @@ impl Query {
         if plan.resolution == Resolution::Raw {
             return Ok(segments(plan, lead, Progress::default()));
         }
-        let done = self
+        let done: Vec<Done> = self
             .select(
                 "rollup_progress",
                 "SELECT level, toUnixTimestamp(max(done)) AS until FROM rollup_progress \
                  WHERE source = {source:String} GROUP BY level",
             )
             .text("source", source)
-            .fetch::<Done>()
-            .await;
-        let done = match done {
-            // A store without rollups has raw rows for everything.
-            Err(QueryError::Failed { source: Error::BadResponse(text), .. })
-                if text.starts_with(NO_TABLE) =>
-            {
-                Vec::new()
-            }
-            done => done?,
-        };
+            .fetch()
+            .await?;
         let of = |level: &str| {
             done.iter().find(|done| done.level == level).map_or(0, |done| i64::from(done.until))
         };
