@@ -1,9 +1,9 @@
 //! Finds the etcd processes of this node and follows their restarts.
 //!
-//! `/proc` is scanned twice a second, or less often while the kernel tells of processes itself ([`exec`]). To keep that
-//! cheap on a node with thousands of processes, one that was found to be something else is looked at again only on every
-//! third scan, since it may still `exec` etcd, and a kernel thread never again. A new etcd is so seen within 1.5 s at
-//! worst, or at once where the kernel tells of it.
+//! `/proc` is scanned twice a second. To keep that cheap on a node with thousands of processes, one that was found to
+//! be something else is looked at again only on every third scan, since it may still `exec` etcd, and a kernel
+//! thread never again. A new etcd is so seen within 1.5 s at worst. Where the kernel tells of new processes ([`exec`]), it is
+//! seen at once.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,9 +27,6 @@ pub use wal::MemberIdentity;
 
 /// Pause between two scans.
 pub const SCAN_PERIOD: Duration = Duration::from_millis(500);
-
-/// While the kernel tells of processes, `/proc` is scanned only this many periods apart: what it told may have found no room.
-pub const TOLD_SCANS_APART: u32 = 3;
 
 /// A process that is not etcd is looked at again on every scan whose number is a multiple of this.
 const RECHECK_EVERY: u64 = 3;

@@ -55,9 +55,7 @@ use config::{Config, TokenSource};
 use connect::tls::Trust;
 use connect::{Connector, Credentials};
 use discover::exec::{self, ProcessEvent, Watched};
-use discover::{
-    Change, Discovery, EtcdProcess, MemberIdentity, ProcFs, ProcessId, SCAN_PERIOD, TOLD_SCANS_APART, wal,
-};
+use discover::{Change, Discovery, EtcdProcess, MemberIdentity, ProcFs, ProcessId, SCAN_PERIOD, wal};
 use ebpf::ProbeConfig;
 use enrol::Enrolment;
 use hub::told::Told;
@@ -502,7 +500,6 @@ impl Watch {
     async fn run(mut self, mut discovery: Discovery, stop: &CancellationToken) {
         let mut node = stop.child_token();
         self.collectors.start_node(&node);
-        let mut ticks = 0_u32;
         let mut scans = tokio::time::interval(SCAN_PERIOD);
         scans.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let logs = self.logs.clone();
@@ -533,16 +530,13 @@ impl Watch {
                     continue;
                 }
             }
-            let is_due = events.is_none() || ticks.is_multiple_of(TOLD_SCANS_APART);
-            ticks = ticks.wrapping_add(1);
-            match is_due.then(|| discovery.scan()) {
-                None => {}
-                Some(Ok(changes)) => {
+            match discovery.scan() {
+                Ok(changes) => {
                     for change in changes {
                         self.follow(change, None, stop).await;
                     }
                 }
-                Some(Err(error)) => tracing::warn!(%error, "scan of /proc failed"),
+                Err(error) => tracing::warn!(%error, "scan of /proc failed"),
             }
             self.name_unnamed().await;
             self.tell_degraded(&discovery).await;

@@ -464,7 +464,13 @@ async fn every_path_of_the_description_answers_and_every_error_is_a_problem() {
             continue;
         }
         let (status, body) = program.ask(&path.replace("{cluster}", "nobody")).await;
-        let expected = if path.contains('{') { 404 } else { 200 };
+        let parameters = operation["parameters"].as_array();
+        let is_asked_for = |it: &serde_json::Value| it["in"] == "query" && it["required"] == true;
+        let expected = match path.contains('{') {
+            true => 404,
+            false if parameters.is_some_and(|parameters| parameters.iter().any(is_asked_for)) => 400,
+            false => 200,
+        };
         assert_eq!(status, expected, "{path}: {body}");
         assert!(
             operation["responses"].get(status.to_string()).is_some(),

@@ -77,7 +77,7 @@ fn a_neighbour_on_the_disk_is_named_with_its_share_and_the_parts_add_up() {
     wait_for("agent watches etcd", LIMIT, || agent.log().contains("watching syncs").then_some(()));
     let neighbour = Neighbour::start(directory.path());
     let autopsies = || sections::<v1::Autopsies>(&server.aggregator.batches(), SectionKind::Autopsy);
-    let rows = wait_for("slow syncs are examined", 2 * LIMIT, || {
+    let rows = wait_for("slow syncs are examined", 4 * LIMIT, || {
         etcd.put(20);
         // Beside a starved CPU few wait for the disk most of their time.
         let waits = |columns: &v1::Autopsies| {

@@ -12,7 +12,7 @@ use crate::support::aggregator::{Aggregator, Running};
 use crate::support::etcd::{Etcd, programs};
 use crate::support::kernel::{Holdings, holdings};
 use crate::support::standin::program;
-use crate::support::{is_root, wait_for};
+use crate::support::{alone, is_root, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -71,6 +71,7 @@ fn an_etcd_that_is_killed_and_replaced_in_the_middle_of_its_syncs_leaves_nothing
     if !is_root("an_etcd_that_is_killed_and_replaced_in_the_middle_of_its_syncs_leaves_nothing") {
         return;
     }
+    let _alone = alone();
     let directory = tempfile::tempdir().unwrap();
     let Some(mut etcd) = Etcd::start("3.6.16", directory.path()) else { return };
     let server = Aggregator::start();
@@ -138,6 +139,7 @@ fn a_thousand_etcds_of_a_moment_leave_nothing_and_the_one_that_stays_is_counted_
     if !is_root("a_thousand_etcds_of_a_moment") {
         return;
     }
+    let _alone = alone();
     let directory = tempfile::tempdir().unwrap();
     let Some(etcd) = Etcd::start("3.6.16", directory.path()) else { return };
     let Some(etcd_program) = programs("3.6.16").map(|programs| programs.join("etcd")) else { return };

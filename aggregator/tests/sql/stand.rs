@@ -54,6 +54,10 @@ impl Outcome {
     }
 }
 
+/// What there is for people to ask, and how it is made.
+const TABLES: &str = "SELECT database, name, create_table_query FROM system.tables WHERE database NOT IN ('system', \
+                      'INFORMATION_SCHEMA', 'information_schema') ORDER BY ALL";
+
 impl Stand {
     /// `None` with the reason printed when the engine's library is not on this machine.
     pub async fn start() -> Option<Self> {
@@ -120,12 +124,14 @@ impl Stand {
         (self.api, self.clickhouse) = (text("api"), text("clickhouse"));
         self.engine = u32::try_from(ready["engine_pid"].as_u64().unwrap()).unwrap();
         self.endpoint = (self.engine_url(), self.engine_key("ETCD_MONITOR_ENGINE_KEY"));
-        loop {
-            if self.owner("EXISTS TABLE etcdmon.autopsies").await.trim() == "1" {
-                return;
-            }
+        // All steps of the schema, and the times that rows live, which are set once it is whole.
+        let (mut last, mut same) = (String::new(), 0);
+        while same < 3 {
             assert!(begun.elapsed() < Duration::from_secs(120), "no schema\n{}", self.log());
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            let now = self.owner(TABLES).await;
+            same = if now == last && now.contains(" TTL ") { same + 1 } else { 0 };
+            last = now;
         }
     }
 
@@ -203,13 +209,11 @@ impl Stand {
 
     /// Tables with their definitions and rows, as the engine's owner sees them.
     pub async fn books(&self) -> String {
-        let tables = "SELECT database, name, create_table_query FROM system.tables WHERE database NOT IN ('system', \
-                      'INFORMATION_SCHEMA', 'information_schema') ORDER BY ALL";
         let rows = "SELECT count(), sum(value), groupBitXor(cityHash64(*)) FROM etcdmon.metrics";
         let others = "SELECT name FROM system.databases ORDER BY name";
         let functions = "SELECT name FROM system.functions WHERE origin != 'System' ORDER BY name";
         let mut all = String::new();
-        for sql in [tables, rows, others, functions] {
+        for sql in [TABLES, rows, others, functions] {
             all.push_str(&self.owner(sql).await);
         }
         all
