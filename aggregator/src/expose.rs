@@ -355,14 +355,14 @@ impl Sources {
             each(&c.lag_seconds),
         );
         writer.gauges(
-            "rollup_marked_minutes",
+            "rollup_marked_buckets",
             "Minutes with late rows that wait to be recomputed",
             each(&c.marks_waiting),
         );
-        writer.counters("rollup_minutes", "Minutes recomputed in their turn", each(&c.minutes));
-        writer.counters("rollup_late_minutes", "Minutes recomputed for late rows", each(&c.late_minutes));
+        writer.counters("rollup_buckets", "Minutes recomputed in their turn", each(&c.minutes));
+        writer.counters("rollup_late_buckets", "Minutes recomputed for late rows", each(&c.late_minutes));
         writer.counters(
-            "rollup_too_late_minutes",
+            "rollup_too_late_buckets",
             "Minutes with rows that came when their neighbours were no longer kept: not in the sums",
             each(&c.too_late_minutes),
         );

@@ -20,13 +20,14 @@ fn is_full() -> bool {
     std::env::var_os("ETCD_MONITOR_FULL").is_some()
 }
 
-/// What the agent has once it is at rest: the same at two looks in a row.
+/// What the agent has once it is at rest: the same for some seconds, so that every collector has had its turn.
 fn at_rest(agent: &Agent) -> Holdings {
-    let mut before = None;
+    let (mut before, mut same) = (None, 0);
     wait_for("at rest", LIMIT, || {
         let now = holdings(agent.child.id());
         std::thread::sleep(Duration::from_millis(300));
-        (before.replace(now.clone()) == Some(now.clone())).then_some(now)
+        same = if before.replace(now.clone()).as_ref() == Some(&now) { same + 1 } else { 0 };
+        (same >= 15).then_some(now)
     })
 }
 
