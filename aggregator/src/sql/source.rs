@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use etcdmon_service::logging::ErrorChain;
 use etcdmon_service::secret::Secret;
-use reqwest::{Client, RequestBuilder, Response, Url, redirect};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, Url, redirect};
 use tokio::sync::{Mutex, watch};
 use uuid::Uuid;
 
@@ -67,7 +67,9 @@ impl Source {
     /// # Errors
     /// When the HTTP client can't be made.
     pub fn embedded(endpoint: watch::Receiver<Option<Endpoint>>) -> Result<Self, reqwest::Error> {
-        Ok(Self { client: client()?, place: Place::Embedded(endpoint) })
+        // Loopback without TLS: a machine without any authority's certificate will do.
+        let client = builder().tls_certs_only([]).build()?;
+        Ok(Self { client, place: Place::Embedded(endpoint) })
     }
 
     /// A server; `None` when there is no user for SQL.
@@ -75,6 +77,8 @@ impl Source {
     /// # Errors
     /// When the HTTP client can't be made.
     pub fn server(server: Option<Server>) -> Result<Self, reqwest::Error> {
+        let is_plain = server.as_ref().is_none_or(|server| server.url.starts_with("http:"));
+        let builder = if is_plain { builder().tls_certs_only([]) } else { builder() };
         let place = match server {
             Some(server) => Place::Server { server, fit_since: Mutex::default() },
             None => Place::Nowhere(
@@ -82,7 +86,7 @@ impl Source {
                  clickhouse.sql-password-file",
             ),
         };
-        Ok(Self { client: client()?, place })
+        Ok(Self { client: builder.build()?, place })
     }
 
     /// Looks whether the user at a server may only read, at most once a minute.
@@ -168,14 +172,13 @@ impl Source {
     }
 }
 
-fn client() -> Result<Client, reqwest::Error> {
+fn builder() -> ClientBuilder {
     Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(READ_TIMEOUT)
         .redirect(redirect::Policy::none())
         // The store is where the settings say, and loopback goes through no proxy.
         .no_proxy()
-        .build()
 }
 
 /// The limits as settings of ClickHouse.
