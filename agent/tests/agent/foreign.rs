@@ -88,7 +88,8 @@ fn a_process_called_etcd_names_fifos_devices_and_endless_files_and_the_agent_goe
         error.contains("FIFO").then_some(error)
     });
     assert!(told.contains(&fifo), "{told}");
-    assert_eq!(agent.metric("etcdmon_agent_members"), standins.len() as f64);
+    let all = standins.len() as f64;
+    wait_for("all are there", LIMIT, || (agent.metric("etcdmon_agent_members") == all).then_some(()));
     // Their ends are looked into as well: the log, the certificates, the segments.
     drop(standins);
     wait_for("all are gone", LIMIT, || (agent.metric("etcdmon_agent_members") == 0.0).then_some(()));
