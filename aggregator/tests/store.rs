@@ -242,7 +242,10 @@ async fn killed_engines_lose_and_double_nothing() {
             })
         })
         .collect();
-    for round in 0..5 {
+    // On a busy machine the one that was seen is over before the kill arrives.
+    let hit = || store.counters().inserts_failed.load(Ordering::Relaxed) > 0;
+    let mut rounds = 0;
+    while rounds < 5 || (!hit() && rounds < 40) {
         // In the middle of an insert: right when one is seen in the engine.
         eventually("an insert runs", async || {
             let Ok(client) = client.connect() else { return false };
@@ -250,17 +253,18 @@ async fn killed_engines_lose_and_double_nothing() {
             client.query_raw(sql).fetch_one::<u64>().await.is_ok_and(|running| running > 0)
         })
         .await;
-        tokio::time::sleep(Duration::from_millis(7 * round)).await;
+        tokio::time::sleep(Duration::from_millis(7 * (rounds % 5))).await;
         engine.kill().await;
+        rounds += 1;
     }
     done.store(true, Ordering::Relaxed);
     let mut batches = 0;
     for agent in load {
         batches += agent.await.unwrap();
     }
-    assert!(store.counters().inserts_failed.load(Ordering::Relaxed) > 0, "no insert was hit");
+    assert!(hit(), "no insert was hit");
     assert_eq!(stored_and_doubled(&client).await, (batches * 7 * 2_000, 0));
-    assert_eq!(engine.supervisor.facts().borrow().restarts, 5);
+    assert_eq!(engine.supervisor.facts().borrow().restarts, rounds);
     engine.supervisor.stop().await;
 }
 
