@@ -7,7 +7,7 @@ use clap::{ArgMatches, Command};
 use etcdmon_aggregator::config::{self, Config, Effective, SCHEMA, TlsMode};
 use etcdmon_aggregator::{Aggregator, admin, engine};
 use etcdmon_service::logging::{self, ErrorChain};
-use etcdmon_service::{process, shutdown};
+use etcdmon_service::{memory, process, shutdown};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Exit code for settings that can't be used, as in sysexits.h.
@@ -75,6 +75,7 @@ fn serve(config: Config, flags: ArgMatches, effective: Effective) -> ExitCode {
     }
     process::install_tls_provider();
     process::count_panics();
+    memory::bound();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -93,6 +94,7 @@ fn serve(config: Config, flags: ArgMatches, effective: Effective) -> ExitCode {
 
 async fn run(config: Config, flags: ArgMatches, effective: Effective) -> anyhow::Result<()> {
     let end = shutdown::token()?;
+    tokio::spawn(memory::give_back_regularly(end.clone()));
     tokio::spawn(check_on_hangup(signal(SignalKind::hangup())?, flags, effective));
     if !config.ingest.ip().is_loopback() && config.ingest_tls.mode != TlsMode::Mutual {
         tracing::warn!(

@@ -5,6 +5,7 @@
 //! - [`shutdown`]: one cancellation token for a graceful end, a second signal ends at once;
 //! - [`backoff`]: growing pauses with jitter;
 //! - [`breaker`]: the same for one peer that is asked again and again, with rare attempts while it is away;
+//! - [`memory`]: what was freed goes back to the system;
 //! - [`process`]: ready file, panic counter, TLS provider;
 //! - [`foreign`]: files whose paths somebody else chose;
 //! - [`secret`]: values that never show in logs;
@@ -14,6 +15,7 @@ pub mod backoff;
 pub mod breaker;
 pub mod foreign;
 pub mod logging;
+pub mod memory;
 pub mod process;
 pub mod secret;
 pub mod settings;

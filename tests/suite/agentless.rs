@@ -1,4 +1,6 @@
 //! Agentless: clusters without an agent are seen, stored and paged for, at no cost to their raft log and disks.
+//!
+//! Tests at a time: 2
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,6 @@
 //! Bad input: whatever is wrong outside, there is a clear message, no panic, and the rest goes on.
+//!
+//! Tests at a time: 2
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};

@@ -1,5 +1,7 @@
 //! Who may speak to whom: enrolment, certificates of every kind of wrong, rotation, revocation, reload, proxies, secrets.
 //! Each refusal must give its reason at both ends. The two real programs, without etcd and without ClickHouse.
+//!
+//! Tests at a time: 2
 
 use std::fs;
 use std::path::PathBuf;

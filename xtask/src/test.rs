@@ -150,15 +150,8 @@ fn run_suites(place: &Place, suites: &[&Suite], full: bool, rows: &mut Vec<Row>)
                 bail!("the programs under test were not built");
             }
             let mut command = place.cargo();
-            command.args([
-                "test",
-                "--workspace",
-                "--test",
-                &suite.name,
-                "--",
-                "--test-threads=1",
-                "--nocapture",
-            ]);
+            let threads = format!("--test-threads={}", suite.threads);
+            command.args(["test", "--workspace", "--test", &suite.name, "--", &threads, "--nocapture"]);
             if full {
                 command.env("ETCD_MONITOR_FULL", "1");
             }

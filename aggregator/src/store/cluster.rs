@@ -113,6 +113,9 @@ impl<'a> Created<'a> {
     fn local(&self, on_cluster: &str) -> String {
         let Self { name, columns, engine, arguments, rest } = self;
         let more = if arguments.is_empty() { String::new() } else { format!(", {arguments}") };
+        // A table made like another takes codecs and indices from where that one keeps its rows.
+        let like = columns.strip_prefix("AS ").map(|other| format!("AS {other}_local"));
+        let columns = like.as_deref().unwrap_or(columns);
         let rest = rest.replace("non_replicated_deduplication_window", "replicated_deduplication_window");
         format!(
             "CREATE TABLE IF NOT EXISTS {name}_local {on_cluster} {columns} ENGINE = Replicated{engine}({REPLICATION}{more})\n{rest}"
@@ -121,16 +124,15 @@ impl<'a> Created<'a> {
 
     fn distributed(&self, cluster: &str, on_cluster: &str) -> String {
         let Self { name, columns, rest, .. } = self;
+        let order = rest.split_once("ORDER BY ").map_or("1", |(_, order)| first_expression(order));
         let has = |column: &str| {
-            columns
-                .split([',', '(', '\n'])
+            [*columns, order]
+                .iter()
+                .flat_map(|list| list.split([',', '(', '\n']))
                 .any(|definition| definition.split_whitespace().next() == Some(column))
         };
-        let key = match has("cluster") && has("member") {
-            true => "cluster, member",
-            // Small tables of the program's own: by whatever they are sorted by.
-            false => rest.split_once("ORDER BY ").map_or("1", |(_, order)| first_expression(order)),
-        };
+        // Small tables of the program's own: by whatever they are sorted by.
+        let key = if has("cluster") && has("member") { "cluster, member" } else { order };
         format!(
             "CREATE TABLE IF NOT EXISTS {name} {on_cluster} AS {name}_local\nENGINE = Distributed('{cluster}', currentDatabase(), \
              '{name}_local', cityHash64({key}))"
@@ -192,6 +194,12 @@ mod tests {
                  ENGINE = Distributed('c', currentDatabase(), 't_local', cityHash64(cluster, member))",
             ]
         );
+        let like =
+            on("CREATE TABLE IF NOT EXISTS t_1m AS t_10s ENGINE = MergeTree ORDER BY (cluster, member, at)");
+        assert!(
+            like[0].starts_with("CREATE TABLE IF NOT EXISTS t_1m_local ON CLUSTER 'c' AS t_10s_local ENGINE")
+        );
+        assert!(like[1].ends_with("cityHash64(cluster, member))"), "{like:?}");
         let own = on(
             "CREATE TABLE IF NOT EXISTS t (version UInt32) ENGINE = MergeTree ORDER BY version SETTINGS a = 1",
         );

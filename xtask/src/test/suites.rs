@@ -24,6 +24,8 @@ pub struct Suite {
     pub about: String,
     /// When it runs.
     pub tier: Tier,
+    /// How many of its tests run at a time: one, or what its module documentation says with `Tests at a time: 2`.
+    pub threads: usize,
 }
 
 /// All suites, by name.
@@ -45,7 +47,9 @@ pub fn find(repo: &Path) -> Result<Vec<Suite>> {
 pub fn describe(name: String, text: &str) -> Suite {
     let doc: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim).collect();
     let tier = if doc.contains(&"Tier: full") { Tier::Full } else { Tier::Gate };
-    Suite { name, about: doc.first().copied().unwrap_or_default().to_owned(), tier }
+    let threads =
+        doc.iter().find_map(|line| line.strip_prefix("Tests at a time: ")?.parse().ok()).unwrap_or(1);
+    Suite { name, about: doc.first().copied().unwrap_or_default().to_owned(), tier, threads }
 }
 
 /// Names of the integration tests of all packages but the lab.

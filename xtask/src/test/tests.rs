@@ -82,7 +82,8 @@ fn a_suite_is_described_by_the_head_of_its_file() {
     let suite = describe("chaos".into(), "//! Processes are killed.\n//!\n//! Tier: full\nuse x;\n//! no\n");
     assert_eq!(
         suite,
-        Suite { name: "chaos".into(), about: "Processes are killed.".into(), tier: Tier::Full }
+        Suite { name: "chaos".into(), about: "Processes are killed.".into(), tier: Tier::Full, threads: 1 }
     );
     assert_eq!(describe("x".into(), "fn main() {}").tier, Tier::Gate);
+    assert_eq!(describe("x".into(), "//! Who waits.\n//!\n//! Tests at a time: 2\n").threads, 2);
 }

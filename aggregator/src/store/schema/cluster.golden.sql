@@ -202,21 +202,21 @@ SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts =
 CREATE TABLE IF NOT EXISTS sync_histograms_10s ON CLUSTER 'etcdmon' AS sync_histograms_10s_local
 ENGINE = Distributed('etcdmon', currentDatabase(), 'sync_histograms_10s_local', cityHash64(cluster, member));
 
-CREATE TABLE IF NOT EXISTS sync_histograms_1m_local ON CLUSTER 'etcdmon' AS sync_histograms_10s ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', version)
+CREATE TABLE IF NOT EXISTS sync_histograms_1m_local ON CLUSTER 'etcdmon' AS sync_histograms_10s_local ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', version)
 PARTITION BY toMonday(at)
 ORDER BY (cluster, class, member, at)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, materialize_ttl_recalculate_only = 1;
 
 CREATE TABLE IF NOT EXISTS sync_histograms_1m ON CLUSTER 'etcdmon' AS sync_histograms_1m_local
-ENGINE = Distributed('etcdmon', currentDatabase(), 'sync_histograms_1m_local', cityHash64(cluster, class, member, at));
+ENGINE = Distributed('etcdmon', currentDatabase(), 'sync_histograms_1m_local', cityHash64(cluster, member));
 
-CREATE TABLE IF NOT EXISTS sync_histograms_1h_local ON CLUSTER 'etcdmon' AS sync_histograms_10s ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', version)
+CREATE TABLE IF NOT EXISTS sync_histograms_1h_local ON CLUSTER 'etcdmon' AS sync_histograms_10s_local ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', version)
 PARTITION BY toYYYYMM(at)
 ORDER BY (cluster, class, member, at)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, materialize_ttl_recalculate_only = 1;
 
 CREATE TABLE IF NOT EXISTS sync_histograms_1h ON CLUSTER 'etcdmon' AS sync_histograms_1h_local
-ENGINE = Distributed('etcdmon', currentDatabase(), 'sync_histograms_1h_local', cityHash64(cluster, class, member, at));
+ENGINE = Distributed('etcdmon', currentDatabase(), 'sync_histograms_1h_local', cityHash64(cluster, member));
 
 CREATE TABLE IF NOT EXISTS writes_10s_local ON CLUSTER 'etcdmon' (
   cluster               LowCardinality(String) CODEC(ZSTD(1)),
@@ -238,21 +238,21 @@ SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts =
 CREATE TABLE IF NOT EXISTS writes_10s ON CLUSTER 'etcdmon' AS writes_10s_local
 ENGINE = Distributed('etcdmon', currentDatabase(), 'writes_10s_local', cityHash64(cluster, member));
 
-CREATE TABLE IF NOT EXISTS writes_1m_local ON CLUSTER 'etcdmon' AS writes_10s ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', version)
+CREATE TABLE IF NOT EXISTS writes_1m_local ON CLUSTER 'etcdmon' AS writes_10s_local ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', version)
 PARTITION BY toMonday(at)
 ORDER BY (cluster, class, member, at)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, materialize_ttl_recalculate_only = 1;
 
 CREATE TABLE IF NOT EXISTS writes_1m ON CLUSTER 'etcdmon' AS writes_1m_local
-ENGINE = Distributed('etcdmon', currentDatabase(), 'writes_1m_local', cityHash64(cluster, class, member, at));
+ENGINE = Distributed('etcdmon', currentDatabase(), 'writes_1m_local', cityHash64(cluster, member));
 
-CREATE TABLE IF NOT EXISTS writes_1h_local ON CLUSTER 'etcdmon' AS writes_10s ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', version)
+CREATE TABLE IF NOT EXISTS writes_1h_local ON CLUSTER 'etcdmon' AS writes_10s_local ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', version)
 PARTITION BY toYYYYMM(at)
 ORDER BY (cluster, class, member, at)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, materialize_ttl_recalculate_only = 1;
 
 CREATE TABLE IF NOT EXISTS writes_1h ON CLUSTER 'etcdmon' AS writes_1h_local
-ENGINE = Distributed('etcdmon', currentDatabase(), 'writes_1h_local', cityHash64(cluster, class, member, at));
+ENGINE = Distributed('etcdmon', currentDatabase(), 'writes_1h_local', cityHash64(cluster, member));
 
 CREATE TABLE IF NOT EXISTS metrics_10s_local ON CLUSTER 'etcdmon' (
   cluster  LowCardinality(String) CODEC(ZSTD(1)),
@@ -280,21 +280,21 @@ SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts =
 CREATE TABLE IF NOT EXISTS metrics_10s ON CLUSTER 'etcdmon' AS metrics_10s_local
 ENGINE = Distributed('etcdmon', currentDatabase(), 'metrics_10s_local', cityHash64(cluster, member));
 
-CREATE TABLE IF NOT EXISTS metrics_1m_local ON CLUSTER 'etcdmon' AS metrics_10s ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', version)
+CREATE TABLE IF NOT EXISTS metrics_1m_local ON CLUSTER 'etcdmon' AS metrics_10s_local ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', version)
 PARTITION BY toMonday(at)
 ORDER BY (cluster, name, member, labels, agent, at)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, materialize_ttl_recalculate_only = 1;
 
 CREATE TABLE IF NOT EXISTS metrics_1m ON CLUSTER 'etcdmon' AS metrics_1m_local
-ENGINE = Distributed('etcdmon', currentDatabase(), 'metrics_1m_local', cityHash64(cluster, name, member, labels, agent, at));
+ENGINE = Distributed('etcdmon', currentDatabase(), 'metrics_1m_local', cityHash64(cluster, member));
 
-CREATE TABLE IF NOT EXISTS metrics_1h_local ON CLUSTER 'etcdmon' AS metrics_10s ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', version)
+CREATE TABLE IF NOT EXISTS metrics_1h_local ON CLUSTER 'etcdmon' AS metrics_10s_local ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', version)
 PARTITION BY toYYYYMM(at)
 ORDER BY (cluster, name, member, labels, agent, at)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1, materialize_ttl_recalculate_only = 1;
 
 CREATE TABLE IF NOT EXISTS metrics_1h ON CLUSTER 'etcdmon' AS metrics_1h_local
-ENGINE = Distributed('etcdmon', currentDatabase(), 'metrics_1h_local', cityHash64(cluster, name, member, labels, agent, at));
+ENGINE = Distributed('etcdmon', currentDatabase(), 'metrics_1h_local', cityHash64(cluster, member));
 
 CREATE TABLE IF NOT EXISTS rollup_progress_local ON CLUSTER 'etcdmon' (
   source LowCardinality(String),
