@@ -45,7 +45,12 @@ pub async fn give_back_regularly(end: CancellationToken) {
 
 #[cfg(all(test, target_env = "gnu"))]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    /// Both look at the memory of the whole process.
+    static TURN: Mutex<()> = Mutex::new(());
 
     fn resident_bytes() -> usize {
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -54,6 +59,7 @@ mod tests {
 
     #[test]
     fn what_small_survivors_hold_back_is_given_back() {
+        let _alone = TURN.lock();
         // 64 MiB of buffers with a survivor behind each: the heap can't shrink from its end.
         let mut buffers = Vec::new();
         let mut survivors = Vec::new();
@@ -71,6 +77,7 @@ mod tests {
 
     #[test]
     fn a_large_buffer_that_is_freed_is_gone() {
+        let _alone = TURN.lock();
         bound();
         let mut survivors = Vec::new();
         let sizes = || (1..=8_usize).map(|megabytes| vec![1_u8; megabytes << 20]);
