@@ -53,8 +53,10 @@ mod tests {
     static TURN: Mutex<()> = Mutex::new(());
 
     fn resident_bytes() -> usize {
-        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-        statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+        let status = std::fs::read_to_string("/proc/self/status").expect("a process reads its own");
+        let kilobytes =
+            status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
+        kilobytes.and_then(|number| number.parse::<usize>().ok()).expect("a number of kB") * 1024
     }
 
     #[test]

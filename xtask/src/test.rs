@@ -54,6 +54,9 @@ const CHECKS: [Check; 5] = [
     ("unit", "unit, contract, kernel and documentation tests of every crate", unit),
 ];
 
+/// How many tests of one program run at a time, by libtest's own variable.
+const TEST_THREADS: &str = "RUST_TEST_THREADS";
+
 struct Row {
     name: String,
     tally: Tally,
@@ -216,6 +219,11 @@ fn unit(place: &Place) -> Result<Tally> {
     command.args(["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--examples"]);
     for name in suites::integration_tests(place)? {
         command.args(["--test", &name]);
+    }
+    if std::env::var_os(TEST_THREADS).is_none() {
+        // Tests of whole programs wait most of their time.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        command.env(TEST_THREADS, (cores + 1).to_string());
     }
     let mut tally = tally::tests(command.args(["--", "--show-output"]))?;
     if tally.good() {
