@@ -45,7 +45,12 @@ const HEAL_EVERY: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Most memory of a statement, in bytes, and what of it its groups may take before they go to disk.
-const MEMORY_BYTES: (u64, u64) = (384 << 20, 128 << 20);
+const MEMORY_BYTES: (u64, u64) = (384 << 20, 64 << 20);
+
+/// Rows that a statement reads at a time, and rows and bytes of a part that it writes: the engine's own limits are for statements
+/// that have a server to themselves.
+const READ_ROWS: &str = "16384";
+const WRITTEN: (&str, &str) = ("131072", "33554432");
 
 /// Longest time of a statement.
 const STATEMENT_TIME: Duration = Duration::from_secs(60);
@@ -109,6 +114,14 @@ pub struct Counters {
     pub failures: AtomicU64,
     /// Time in statements, in nanoseconds.
     pub busy_ns: AtomicU64,
+}
+
+impl Counters {
+    /// How far behind `now` a source is, whether or not it gets on.
+    fn note_lag(&self, index: usize, now: DateTime<Utc>, done: Minute) {
+        let lag = (nanos(now) / 1_000_000_000).saturating_sub(done.saturating_mul(60));
+        self.lag_seconds[index].store(u64::try_from(lag).unwrap_or(0), Ordering::Relaxed);
+    }
 }
 
 /// How it works.
@@ -184,13 +197,13 @@ impl Roller {
 
     async fn turn(&mut self, healed: &mut Instant) -> Result<(), RollupError> {
         let now = Utc::now();
-        self.walk(now).await?;
+        let walked = self.walk(now).await;
         self.keep(now).await?;
         if healed.elapsed() >= HEAL_EVERY {
             self.heal(now).await?;
             *healed = Instant::now();
         }
-        Ok(())
+        walked.map(drop)
     }
 
     /// Recomputes what has become complete by `now`, as far as one turn goes. True when more is left to do.
@@ -200,23 +213,40 @@ impl Roller {
     pub async fn walk(&mut self, now: DateTime<Utc>) -> Result<bool, RollupError> {
         let settle = i64::try_from(self.options.settle.as_nanos()).unwrap_or(i64::MAX);
         let complete = minute_of(nanos(now).saturating_sub(settle));
-        let mut more = false;
+        let (mut more, mut failure) = (false, Ok(()));
         for (index, source) in SOURCES.into_iter().enumerate() {
             let Some(claim) = self.frontier.claim(source, complete) else { continue };
-            let work = Work::new(&self.client, &self.options, &self.counters, source)?;
-            let step = self.steps[index];
-            let walked = work.minutes(work.progress().await?.minutes, claim, step).await;
-            let (done, took) = walked.inspect_err(|_| self.steps[index] = (step / 2).max(1))?;
-            let hours = work.progress().await?.hours.unwrap_or(done);
-            more |= work.hours(hours, done).await? || done < claim;
-            let lag = (nanos(now) / 1_000_000_000).saturating_sub(done.saturating_mul(60));
-            self.counters.lag_seconds[index].store(u64::try_from(lag).unwrap_or(0), Ordering::Relaxed);
-            if let Some(took) = took {
-                self.steps[index] =
-                    if took > GOOD_TIME { (step / 2).max(1) } else { (step * 2).min(MOST_MINUTES) };
+            // A source that can't get on doesn't hold up the others.
+            match self.walk_source(index, source, claim, now).await {
+                Ok(left) => more |= left,
+                Err(error) => failure = failure.and(Err(error)),
             }
         }
-        Ok(more)
+        failure.map(|()| more)
+    }
+
+    async fn walk_source(
+        &mut self,
+        index: usize,
+        source: Table,
+        claim: Minute,
+        now: DateTime<Utc>,
+    ) -> Result<bool, RollupError> {
+        let work = Work::new(&self.client, &self.options, &self.counters, source)?;
+        let step = self.steps[index];
+        let progress = work.progress().await?;
+        if let Some(done) = progress.minutes {
+            self.counters.note_lag(index, now, done);
+        }
+        let walked = work.minutes(progress.minutes, claim, step).await;
+        let (done, took) = walked.inspect_err(|_| self.steps[index] = (step / 2).max(1))?;
+        self.counters.note_lag(index, now, done);
+        let hours = work.progress().await?.hours.unwrap_or(done);
+        if let Some(took) = took {
+            self.steps[index] =
+                if took > GOOD_TIME { (step / 2).max(1) } else { (step * 2).min(MOST_MINUTES) };
+        }
+        Ok(work.hours(hours, done).await? || done < claim)
     }
 
     /// Recomputes minutes for which rows came late, as far as one turn goes. True when more is left to do.
@@ -408,6 +438,10 @@ impl<'a> Work<'a> {
     async fn recompute(&self, level: Level, from: Minute, to: Minute) -> Result<Duration, RollupError> {
         let began = Instant::now();
         let statement = self.gently(&sql::recompute(self.source, level), from, to);
+        // In the order of the key all parts are open at once, each with buffers for every column: with a day's raw rows that is
+        // more than a statement may have. Sums are few, and FINAL opens all of their parts anyway.
+        let in_order = if level == Level::TenSeconds { "0" } else { "1" };
+        let statement = statement.with_setting("optimize_aggregation_in_order", in_order);
         self.timed(statement.execute()).await.map_err(|error| self.failed("recompute", error))?;
         Ok(began.elapsed())
     }
@@ -421,7 +455,9 @@ impl<'a> Work<'a> {
             .with_setting("max_threads", "1")
             .with_setting("max_memory_usage", MEMORY_BYTES.0.to_string())
             .with_setting("max_bytes_before_external_group_by", MEMORY_BYTES.1.to_string())
-            .with_setting("optimize_aggregation_in_order", "1")
+            .with_setting("max_block_size", READ_ROWS)
+            .with_setting("min_insert_block_size_rows", WRITTEN.0)
+            .with_setting("min_insert_block_size_bytes", WRITTEN.1)
             .with_setting("do_not_merge_across_partitions_select_final", "1")
             .with_setting("max_execution_time", STATEMENT_TIME.as_secs().to_string())
             .with_setting("async_insert", "0")

@@ -262,3 +262,32 @@ async fn a_store_of_before_the_sums_gets_them_before_its_old_rows_go() {
     assert_eq!(number(&client, changes).await, before);
     engine.supervisor.stop().await;
 }
+
+/// Series of the next test, and inserts of ten seconds each into parts that are not merged.
+const MANY: (u64, u64) = (40_000, 12);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_series_in_many_parts_are_summed_within_the_memory_of_a_statement() {
+    let Some(engine) = engine().await else { return };
+    let client = engine.client("etcdmon");
+    migrate(&client).await.unwrap();
+    let connection = client.connect().unwrap();
+    connection.query_raw("SYSTEM STOP MERGES etcdmon.metrics").execute().await.unwrap();
+    let (series, parts) = MANY;
+    let minute = (Utc::now().timestamp() / 60 - 10) * 60;
+    for part in 0..parts {
+        // Values that no codec makes small.
+        let sql = format!(
+            "INSERT INTO metrics SELECT toUUID('00000000-0000-0000-0000-000000000001'), generateUUIDv4(), number, rand() AS row, 'c', \
+             number % 100, fromUnixTimestamp64Nano(toInt64({minute} + {part} * 10 + intDiv(number, {series})) * 1000000000 + rand(1) % 1000000000, 'UTC'), \
+             'puts' || toString(number % {series}), '{{}}', 'counter', rand64() FROM numbers({series} * 10) \
+             SETTINGS max_insert_threads = 1, min_insert_block_size_rows = 10000000, min_insert_block_size_bytes = 1000000000"
+        );
+        connection.query_raw(&sql).execute().await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+    let mut centre = Centre::start(&client).await;
+    centre.settle(Utc::now()).await;
+    let found = number(&client, "SELECT sum(samples) FROM metrics_1m FINAL").await;
+    assert_eq!(found, series * 10 * parts);
+    engine.supervisor.stop().await;
+}
