@@ -198,7 +198,10 @@ impl Roller {
     async fn turn(&mut self, healed: &mut Instant) -> Result<(), RollupError> {
         let now = Utc::now();
         let walked = self.walk(now).await;
-        self.keep(now).await?;
+        // Nothing of the tables is changed while rows can't be written: on a full disk that would end the engine.
+        if walked.is_ok() {
+            self.keep(now).await?;
+        }
         if healed.elapsed() >= HEAL_EVERY {
             self.heal(now).await?;
             *healed = Instant::now();

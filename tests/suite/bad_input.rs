@@ -290,7 +290,9 @@ fn disks_that_run_full_are_told_and_survived() {
         ensure!(api.raw("/healthz").await?.0 == 200);
 
         fs::remove_file(filler)?;
-        let before = stored().await?;
+        // The engine may have ended for want of room, and be about to start.
+        let before =
+            wait::until("an answer", Duration::from_secs(60), async || Ok(stored().await.ok())).await?;
         wait::until("more stored syncs", Duration::from_secs(60), async || {
             Ok((stored().await? > before).then_some(()))
         })
