@@ -79,11 +79,14 @@ fn known<R: Read>(program: Program, queue: u64, disk: impl Fn() -> Option<u64>) 
 fn meet(program: Program, queue: u64, device: u32) -> Option<*mut Queue> {
     let since_ns = watched(device).map_or(0, |device| device.since_ns);
     let known = Queue { since_ns, flush_issued_ns: 0, device, padding: 0 };
-    // Another processor may have been faster. No room for a disk that is not watched means only that this is done again.
-    if QUEUES.insert(&queue, &known, NO_REPLACE).is_err_and(|error| error != EEXIST) && since_ns != 0 {
+    // Another processor may have been faster.
+    let _ = QUEUES.insert(&queue, &known, NO_REPLACE);
+    let known = QUEUES.get_ptr_mut(queue);
+    // There was no room, or user space has just emptied it. For a disk that is not watched this is only done again.
+    if known.is_none() && since_ns != 0 {
         count::lose(program, Reason::InFlightFull);
     }
-    QUEUES.get_ptr_mut(queue)
+    known
 }
 
 #[inline(always)]

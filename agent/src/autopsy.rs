@@ -122,7 +122,7 @@ pub struct Gaps {
     pub requests: bool,
     /// Commits are not seen on this machine, though the filesystem has a journal.
     pub commits: bool,
-    /// The kernel's memory of requests does not reach back to the begin of the sync, or some found no room.
+    /// The kernel's memory of requests does not reach back to the begin of the sync, or some records in it were not whole.
     pub overwritten: bool,
 }
 

@@ -68,6 +68,8 @@ use etcdmon_proto::v1::Hook;
 
 use crate::autopsy::evidence::{Commit, Request};
 
+#[cfg(test)]
+pub use self::circular::test_positions;
 pub use self::{
     btf::BtfError,
     circular::Position,
@@ -422,6 +424,11 @@ impl Probes {
         self.devices.requests_under_way()
     }
 
+    /// Forgets requests under way that `is_over` says have ended unseen. They are losses of the reason `given_up`.
+    pub fn give_up_requests(&self, is_over: impl Fn(&Request) -> bool) {
+        self.devices.give_up_requests(is_over);
+    }
+
     /// Commits that began and have not ended, in no order.
     pub fn commits_under_way(&self) -> Vec<Commit> {
         self.devices.commits_under_way()
@@ -555,7 +562,7 @@ impl Probes {
     /// What was missed since the programs were loaded; counts that are zero are left out.
     pub fn losses(&self) -> Vec<LossCount> {
         let runs = self.runs();
-        loss::losses(&self.loss, &runs)
+        loss::losses(&self.loss, &runs, self.devices.given_up())
     }
 
     /// How often each program ran, and how long while kernel.bpf_stats_enabled is 1.

@@ -21,10 +21,9 @@ use etcdmon_proto::v1::{Degradation, FileClass, Hook};
 use etcdmon_service::logging::ErrorChain;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::autopsy::Gaps;
 use crate::clock::{Reading, SECOND_NS, mono_ns};
 use crate::discover::{EtcdProcess, ProcFs, ProcessId};
-use crate::ebpf::{Position, ProbeConfig, Probes, Records, TargetCounters, disks_of};
+use crate::ebpf::{ProbeConfig, Probes, Records, TargetCounters, disks_of};
 use crate::encode::Sampling;
 use crate::fact::{Event, Fact, SyncRow};
 use crate::hub::Note;
@@ -37,14 +36,16 @@ use crate::vitals::{self, VitalsHandle};
 
 pub mod examine;
 pub mod flight;
+mod gather;
 mod losses;
 mod report;
 mod sample;
 pub mod second;
 mod slow;
 
-use examine::{Beside, Evidence, Examiner};
+use examine::{Beside, Examiner};
 use flight::{Recorder, Trigger};
+use gather::gather;
 use losses::Losses;
 use sample::Sampler;
 use slow::{SlowSyncs, left_out};
@@ -401,10 +402,11 @@ impl ProbeThread {
     }
 
     fn detach(&mut self, id: ProcessId) {
-        self.drain();
         let probes = self.probes.clone();
+        let last = probes.as_ref().and_then(|probes| probes.remove_target(id.pid));
+        // Nothing of it comes any more: its last records are in the ring.
+        self.drain();
         self.slow.gone(id, || gather(probes.as_deref()));
-        let last = self.probes.as_ref().and_then(|probes| probes.remove_target(id.pid));
         let Some(target) = self.targets.get_mut(&id) else { return };
         target.off = None;
         let Some((hook, before)) = target.watch.take() else { return };
@@ -445,6 +447,7 @@ impl ProbeThread {
         if now.wall_ns.div_euclid(SECOND_NS).rem_euclid(DISKS_EVERY) == 0 {
             self.watch_disks();
             probes.sweep();
+            gather::give_up(&probes);
         }
         let lost = self.losses.since_last(&probes.losses(), now, &self.telemetry);
         if !lost.is_empty() {
@@ -623,29 +626,6 @@ impl ProbeThread {
             tracing::error!("a note of the probes found no room");
         }
     }
-}
-
-/// What the kernel saw of the last moments: all that its circular buffers still hold, and what is not over yet.
-fn gather(probes: Option<&Probes>) -> Evidence {
-    let Some(probes) = probes else {
-        let unseen = Gaps { requests: true, commits: true, overwritten: false };
-        return Evidence { unseen, ..Evidence::default() };
-    };
-    let (mut requests, mut commits) = (Vec::new(), Vec::new());
-    let read = probes.requests(Position::default(), &mut requests);
-    // In the order of their completion: before the first one some are missing, if any is.
-    let complete_since_ns = match requests.first() {
-        Some(first) if read.overwritten() > 0 => first.completed_ns,
-        _ => 0,
-    };
-    requests.extend(probes.requests_under_way());
-    probes.commits(Position::default(), &mut commits);
-    commits.extend(probes.commits_under_way());
-    let facts = probes.facts();
-    let is_off = |capability: &str| facts.degraded.iter().any(|off| off.capability == capability);
-    let requests_unseen = is_off("block.hooks") || is_off("block.submitter");
-    let unseen = Gaps { requests: requests_unseen, commits: is_off("journal.hooks"), overwritten: false };
-    Evidence { requests, commits, complete_since_ns, unseen }
 }
 
 fn degradation(capability: &str, reason: &str, remedy: &str) -> Degradation {

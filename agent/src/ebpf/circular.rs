@@ -19,6 +19,23 @@ impl Position {
     pub const fn overwritten(&self) -> u64 {
         self.overwritten
     }
+
+    /// Whether the reading ended at a record that was being written: there may be more behind it.
+    pub const fn is_awaiting(&self) -> bool {
+        self.awaited
+    }
+}
+
+/// Readings of an array whose records are their own numbers.
+#[cfg(test)]
+pub mod test_positions {
+    use super::{Circular, Position};
+
+    /// Reads on from `since`, where the records with the numbers in `holes` were never written.
+    pub fn read(holes: &[u64], head: u64, since: Position, into: &mut Vec<u64>) -> Position {
+        let word = |index: usize| if holes.contains(&(index as u64)) { 0 } else { index as u64 + 1 };
+        Circular { entries: 8, words: 1 }.read(head, since, word, |words| into.push(words[0] - 1))
+    }
 }
 
 /// A circular array of records of `words` words each; the first word is the sequence.

@@ -1,6 +1,13 @@
 //! The watched disks and what is known of their requests.
 
-use std::{collections::HashMap as StdHashMap, sync::Mutex, time::Duration};
+use std::{
+    collections::HashMap as StdHashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use aya::{
     Ebpf,
@@ -68,6 +75,8 @@ pub(super) struct Devices {
     commits: Mapped,
     requests_under_way: Places<REQUEST_WORDS>,
     commits_under_way: Places<COMMIT_WORDS>,
+    /// Requests whose end was not seen, counted when that showed.
+    given_up: AtomicU64,
     /// Locked after everything else.
     tables: Mutex<Tables>,
 }
@@ -93,6 +102,7 @@ impl Devices {
             commits: mapped(map("COMMITS")?, "COMMITS", COMMITS * COMMIT_WORDS)?,
             requests_under_way: Places::new(map("REQUEST_PLACES")?, "REQUEST_PLACES")?,
             commits_under_way: Places::new(map("COMMIT_PLACES")?, "COMMIT_PLACES")?,
+            given_up: AtomicU64::new(0),
             tables: Mutex::new(Tables {
                 devices: hash!("DEVICES"),
                 queues: hash!("QUEUES"),
@@ -166,6 +176,26 @@ impl Devices {
         let tables = lock(&self.tables);
         let others: StdHashMap<_, _> = tables.in_flight.iter().take(STEPS).filter_map(Result::ok).collect();
         self.requests_under_way.values().chain(others.into_values()).map(evidence::request).collect()
+    }
+
+    /// Forgets what is under way and has ended unseen, as `is_over` says.
+    pub fn give_up_requests(&self, is_over: impl Fn(&Request) -> bool) {
+        let mut given_up = self.requests_under_way.give_back(|_, words| is_over(&evidence::request(words)));
+        let mut tables = lock(&self.tables);
+        let left: Vec<(u64, RequestWords)> =
+            tables.in_flight.iter().take(STEPS).filter_map(Result::ok).collect();
+        for (address, words) in left {
+            // One that begins anew under this address in this moment goes with it, and its end will find no begin.
+            if is_over(&evidence::request(words)) && tables.in_flight.remove(&address).is_ok() {
+                given_up += 1;
+            }
+        }
+        self.given_up.fetch_add(given_up, Ordering::Relaxed);
+    }
+
+    /// How many were given up since the programs were loaded.
+    pub fn given_up(&self) -> u64 {
+        self.given_up.load(Ordering::Relaxed)
     }
 
     pub fn commits_under_way(&self) -> Vec<Commit> {

@@ -23,6 +23,8 @@ pub enum Lost {
     Signal,
     /// A change of metadata is counted for nobody.
     Metadata,
+    /// A sync that the next begin of its thread tells as well, as one whose end was not seen.
+    Twice,
 }
 
 /// A count of what was missed, since the programs were loaded.
@@ -85,9 +87,22 @@ const fn lost(program: Program, reason: Reason) -> Lost {
     }
 }
 
-/// Every count that is not zero.
-pub(super) fn losses(table: &Mapped, runs: &[ProgramRuns]) -> Vec<LossCount> {
-    counts(|index| table.word(index), runs)
+/// What is lost when a program does not run: somebody's event, as if its begin had been missed.
+const fn lost_run(program: Program) -> Lost {
+    match program {
+        Program::SyncExitFilesystem | Program::SyncExitSyscall => Lost::Twice,
+        program => lost(program, Reason::NoBegin),
+    }
+}
+
+/// Every count that is not zero. `given_up` are the requests whose end user space gave up waiting for.
+pub(super) fn losses(table: &Mapped, runs: &[ProgramRuns], given_up: u64) -> Vec<LossCount> {
+    let mut all = counts(|index| table.word(index), runs);
+    if given_up > 0 {
+        let program = Program::BlockComplete.name();
+        all.push(LossCount { program, reason: "given_up", lost: Lost::Request, count: given_up });
+    }
+    all
 }
 
 fn counts(word: impl Fn(usize) -> u64, runs: &[ProgramRuns]) -> Vec<LossCount> {
@@ -104,7 +119,7 @@ fn counts(word: impl Fn(usize) -> u64, runs: &[ProgramRuns]) -> Vec<LossCount> {
         }
         // What the kernel did not run may have been anybody's event: an upper bound.
         let missed = runs.iter().find(|run| run.program == program.name()).map_or(0, |run| run.missed);
-        let lost = lost(program, Reason::NoBegin);
+        let lost = lost_run(program);
         all.push(LossCount { program: program.name(), reason: "not_run", lost, count: missed });
     }
     all.retain(|loss| loss.count > 0);
@@ -131,6 +146,15 @@ mod tests {
         let expected =
             LossCount { program: "write_exit_syscall", reason: "not_run", lost: Lost::Write, count: 2 };
         assert_eq!(found, [expected]);
+    }
+
+    #[test]
+    fn a_sync_whose_end_did_not_run_is_not_lost_twice() {
+        let at = Program::SyncEnterFilesystem as usize * REASONS + Reason::NoEnd as usize;
+        let runs = ProgramRuns { program: "sync_exit_filesystem", runs: 9, run_time_ns: 9, missed: 2 };
+        let found = counts(|index| if index == at { 2 } else { 0 }, &[runs]);
+        let syncs: u64 = found.iter().filter(|loss| loss.lost == Lost::Sync).map(|loss| loss.count).sum();
+        assert_eq!((syncs, found.len()), (2, 2));
     }
 
     #[test]

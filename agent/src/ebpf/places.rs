@@ -37,14 +37,19 @@ impl<const N: usize> Places<N> {
     }
 
     /// Gives back every place whose key and value are of what will not be seen to end. A program that ends it meanwhile is first.
-    pub fn give_back(&self, is_over: impl Fn(u64, [u64; N]) -> bool) {
+    /// Returns how many.
+    pub fn give_back(&self, is_over: impl Fn(u64, [u64; N]) -> bool) -> u64 {
+        let mut given_back = 0;
         for place in 0..PLACES {
-            if let Some(key) = self.key(place)
-                && is_over(key, self.value(place))
-            {
-                self.0.exchange(place * Self::STRIDE, key, FREE);
+            let Some(key) = self.key(place) else { continue };
+            let value = self.value(place);
+            // The same key may have begun anew since: what lies there must still be what was looked at.
+            let is_same = || self.key(place) == Some(key) && self.value(place) == value;
+            if is_over(key, value) && is_same() && self.0.exchange(place * Self::STRIDE, key, FREE) {
+                given_back += 1;
             }
         }
+        given_back
     }
 
     fn key(&self, place: usize) -> Option<u64> {

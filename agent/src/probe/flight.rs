@@ -68,7 +68,9 @@ impl Trigger {
     const fn pause(self) -> Duration {
         match self {
             Self::Asked => PAUSE_ASKED,
-            Self::SlowSync | Self::LeaderChange | Self::MemberGone => PAUSE,
+            Self::SlowSync | Self::LeaderChange => PAUSE,
+            // It comes once, and there is no later.
+            Self::MemberGone => Duration::ZERO,
         }
     }
 }

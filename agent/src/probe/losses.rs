@@ -46,6 +46,7 @@ impl Losses {
                 Kind::Write => lose("write", loss.reason, count),
                 // Counted, only in another class.
                 Kind::Class => {}
+                Kind::Twice => {}
                 // Evidence beside what is stored, no stream of its own: the agent's own metrics show it.
                 Kind::Request | Kind::Commit | Kind::Signal | Kind::Metadata => {}
             }

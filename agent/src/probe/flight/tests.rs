@@ -130,6 +130,19 @@ fn a_process_that_is_gone_is_dumped_and_forgotten() {
 }
 
 #[test]
+fn the_last_minute_of_a_process_is_dumped_however_soon_after_another_dump() {
+    let mut recorder = Recorder::new(BUDGET);
+    record(&mut recorder, 0..10);
+    assert_eq!(recorder.trigger(Some(PROCESS), Trigger::SlowSync, 10 * SECOND), 1);
+    recorder.take(30 * SECOND, 1_000_000);
+    record(&mut recorder, 90..100);
+    recorder.gone(PROCESS, 100 * SECOND);
+    let (rows, finished) = recorder.take(102 * SECOND, 1_000);
+    assert_eq!((rows.len(), finished.len()), (80, 1));
+    assert_eq!(finished[0].trigger, Trigger::MemberGone);
+}
+
+#[test]
 fn files_are_told_apart_even_when_many_came_and_went() {
     let mut recorder = Recorder::new(3_000 * size_of::<Record>());
     for number in 0..50_000u64 {
