@@ -191,7 +191,8 @@ fn add_submitter<R: Read>(record: &mut RequestRecord, bio: u64) {
     if separate && record.charged != 0 {
         record.cgroup = record.charged;
     }
-    if kernel_thread {
+    // An empty flush has no page.
+    if kernel_thread && record.bytes != 0 {
         record.inode = file_of(bio);
     }
 }
