@@ -15,9 +15,14 @@ use crate::fact::{Fact, Lost};
 /// Time at the end for what was handed over last.
 const FINISH: Duration = Duration::from_secs(1);
 
+/// Between two gatherings of evidence: each reads all that the kernel still holds, which is some milliseconds of a CPU, and a slow disk
+/// makes many syncs slow. What the kernel holds reaches back further.
+const GATHER_EVERY_NS: u64 = 200_000_000;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct SlowSyncs {
+    gathered_ns: Option<u64>,
     waiting: Waiting,
     thresholds: Thresholds,
     examiner: Option<Examiner>,
@@ -47,10 +52,15 @@ impl SlowSyncs {
 
     /// Hands over those whose evidence has come.
     pub fn examine_due(&mut self, now_ns: u64, gather: impl FnOnce() -> Evidence) {
-        if !self.waiting.is_empty() {
-            let due = self.waiting.due(now_ns);
-            self.hand_over(due, gather);
+        let is_early = |gathered_ns: u64| now_ns.saturating_sub(gathered_ns) < GATHER_EVERY_NS;
+        if self.waiting.is_empty() || self.gathered_ns.is_some_and(is_early) {
+            return;
         }
+        let due = self.waiting.due(now_ns);
+        if !due.is_empty() {
+            self.gathered_ns = Some(now_ns);
+        }
+        self.hand_over(due, gather);
     }
 
     /// Hands over those of a process that is gone, and forgets it.
@@ -148,6 +158,22 @@ mod tests {
         slow.examine_due(SECOND + 1, never);
         slow.gone(ProcessId { pid: 8, ..A }, never);
         assert_eq!(lost(slow.left_out()), []);
+    }
+
+    #[test]
+    fn evidence_of_syncs_that_are_due_soon_after_each_other_is_gathered_together() {
+        const MS: u64 = 1_000_000;
+        let mut slow = SlowSyncs::new(None);
+        for at in [0, 50, 100, 150, 199, 250] {
+            let sync = SyncRecord { start_mono_ns: at * MS, ..sync(Duration::from_millis(20)) };
+            slow.take(A, &sync, at * MS);
+        }
+        let mut gathered = Vec::new();
+        for at in (100..800).step_by(10) {
+            slow.examine_due(at * MS, Evidence::default);
+            gathered.extend(lost(slow.left_out()).into_iter().map(|(_, syncs)| (at, syncs)));
+        }
+        assert_eq!(gathered, [(100, 1), (300, 4), (500, 1)]);
     }
 
     #[test]
