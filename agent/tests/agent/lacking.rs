@@ -148,5 +148,4 @@ fn a_tracepoint_that_has_vanished_is_named_and_taken_back_when_it_is_there_again
     });
     assert!(find(&all, "ebpf").is_none(), "{all:?}");
     assert!(agent.stop().success());
-    drop(disk);
 }
