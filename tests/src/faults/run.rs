@@ -24,7 +24,7 @@ const LOOK_SELDOM: Duration = Duration::from_secs(1);
 /// for that unless it injects the same into the same member.
 const AFTERWARDS: Duration = Duration::from_millis(3_000);
 
-/// For a verdict of the same member and cause to be closed.
+/// For a verdict of the same member and cause to be closed, and all of them where nothing is to be said.
 const CLOSED_LIMIT: Duration = Duration::from_secs(30);
 
 /// The API may be away for so long.
@@ -42,6 +42,10 @@ pub async fn run(stand: &FaultStand, key: Key, plan: &Plan, before: &[Expected])
         words.push_str(&format!("; {}", stand.describe(planned.member).await));
     }
     let mut watch = Watch::start(&stand.api, &stand.id).await?;
+    if plan.class.is_healthy() {
+        // Nothing is wrong, and what went before is long over.
+        watch.find_open();
+    }
     let busy = Usage::start(stand);
     stand.settle(plan.settle).await;
     let cores = busy.cores(stand);
@@ -111,12 +115,13 @@ async fn hold(
 /// A verdict that is still open would take in the next incident of its member and cause.
 async fn wait_closed(stand: &FaultStand, plan: &Plan) -> Result<()> {
     let mut watch = Watch::start(&stand.api, &stand.id).await?;
-    let is_open = |watch: &Watch| {
-        plan.faults.iter().any(|planned| {
+    let is_open = |watch: &Watch| match plan.class.is_healthy() {
+        true => watch.open() > 0,
+        false => plan.faults.iter().any(|planned| {
             let same =
                 |member: &String| cause(planned.fault).is_some_and(|c| watch.is_open(member, c.name()));
             hit(stand, planned).iter().any(same)
-        })
+        }),
     };
     let begin = Instant::now();
     // One that is never closed makes this run wrong, as it should.

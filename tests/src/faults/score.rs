@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::class::Cause;
 
 /// A verdict must come within so many seconds.
 pub const IN_TIME_S: f64 = 5.0;
+
+/// What is said so long after a fault began is not left of it: it lasted for half of this, and verdicts are waited for afterwards.
+const LEFT_FOR: TimeDelta = TimeDelta::seconds(15);
 
 /// Standard deviations of the 95 % interval.
 const Z: f64 = 1.959_964;
@@ -117,14 +120,21 @@ impl Wanted {
 
 impl Expected {
     fn explains(&self, found: &Found) -> bool {
-        found.cause == self.cause.name() && self.members.contains(&found.member)
+        // What was said before it began was not said of it.
+        found.cause == self.cause.name()
+            && self.members.contains(&found.member)
+            && found.opened_at >= self.onset
+    }
+
+    fn left(&self, found: &Found) -> bool {
+        self.explains(found) && found.seen_at - self.onset < LEFT_FOR
     }
 }
 
-/// Judges a run. Verdicts that `before` explains are what is left of the run before: they are nobody's.
+/// Judges a run. Verdicts that `before` explains, soon after, are what is left of the run before: they are nobody's.
 pub fn judge(expected: &[Expected], before: &[Expected], found: &[Found]) -> Judgement {
     let explained = |one: &Found| expected.iter().any(|wanted| wanted.explains(one));
-    let left = |one: &Found| before.iter().any(|wanted| wanted.explains(one));
+    let left = |one: &Found| before.iter().any(|wanted| wanted.left(one));
     let others: Vec<&Found> = found.iter().filter(|one| !explained(one) && !left(one)).collect();
     let mut judgement = Judgement { cause_right: true, culprit_right: true, ..Judgement::default() };
     let (mut slowest, mut all_came) = (None, true);
