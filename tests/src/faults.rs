@@ -41,6 +41,7 @@ pub mod stand;
 use class::{CLASSES, Class, STRETCHES};
 use plan::{Fault, Plan, plan};
 use record::{Figure, Key, Record, Records, append_figure, append_run};
+use report::Report;
 use stand::FaultStand;
 
 /// On the command line, beside the classes: what is not a class but figures.
@@ -80,16 +81,24 @@ pub struct Options {
 /// # Errors
 /// When a class or figure misses its bar, or the lab itself fails.
 pub async fn faults(options: &Options) -> Result<()> {
-    let work = Work::of(options)?;
-    let records = tokio::select! {
-        records = make(options, &work) => records?,
+    let report = tokio::select! {
+        report = whole(options) => report?,
         name = ended_by() => bail!("ended by {}; what was done is in the file, if one was given", name?),
     };
-    let report = report::report(&records, &work.classes);
     println!("\n{}", report.text);
     ensure!(report.shortfalls.is_empty(), "below the bar:\n  {}", report.shortfalls.join("\n  "));
     println!("every class reaches its bar");
     Ok(())
+}
+
+/// Makes what is not in the file yet of all that is asked for, and sums it up.
+///
+/// # Errors
+/// When the lab itself fails again and again.
+pub async fn whole(options: &Options) -> Result<Report> {
+    let work = Work::of(options)?;
+    let records = make(options, &work).await?;
+    Ok(report::report(&records, &work.classes, options.runs))
 }
 
 /// What there is to do.
@@ -216,7 +225,8 @@ async fn one(
     records: &mut Records,
 ) -> Result<(String, Option<anyhow::Error>)> {
     let mut lines = Vec::new();
-    for attempt in 1..=ATTEMPTS {
+    let tried = records.tried(class, number);
+    for attempt in tried + 1..=tried + ATTEMPTS {
         let plan = lasting(options, plan(options.seed, class, number, attempt));
         let key = Key { commit: options.commit.clone(), seed: options.seed, class, number };
         let before = records.runs.last().map(|run| run.expected.clone()).unwrap_or_default();
