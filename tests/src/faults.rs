@@ -176,7 +176,7 @@ async fn make(options: &Options, work: &Work) -> Result<Records> {
         options.commit,
         options.seed
     );
-    let recovery = work.recovery && records.figures.is_empty();
+    let recovery = work.recovery && !is_measured(&records);
     if total == 0 && !recovery {
         return Ok(records);
     }
@@ -246,6 +246,11 @@ async fn one(
     Ok((lines.join(AGAIN), None))
 }
 
+/// Whether all figures were taken, not only those before it was interrupted.
+const fn is_measured(records: &Records) -> bool {
+    records.figures.len() >= recovery::FIGURES
+}
+
 fn keep(options: &Options, records: &mut Records, record: Record) -> Result<()> {
     if let Some(path) = &options.json {
         append_run(path, &record)?;
@@ -282,14 +287,18 @@ async fn measure(stand: &FaultStand, options: &Options, records: &mut Records) -
         if let Some(path) = &options.json {
             append_figure(path, &figure)?;
         }
+        records.figures.retain(|known| known.figure != figure.figure);
         records.figures.push(figure);
         Ok(())
     };
-    recovery::measure(stand, options.seed, &options.commit, &mut tell).await.context("recovery")
+    recovery::measure(stand, options.seed, &options.commit, &mut tell).await.context("recovery")?;
+    ensure!(is_measured(records), "{} figures instead of {}", records.figures.len(), recovery::FIGURES);
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::record::tests::figure;
     use super::*;
 
     fn options(only: &[&str]) -> Options {
@@ -317,6 +326,14 @@ mod tests {
         );
         let without = Options { stretch_minutes: 0, ..options(&[]) };
         assert!(!Work::of(&without).unwrap().classes.contains(&Class::HeavyStretch));
+    }
+
+    #[test]
+    fn figures_of_a_measurement_that_was_interrupted_are_not_all() {
+        let mut records = Records { figures: vec![figure("recovered", 1.0)], ..Records::default() };
+        assert!(!is_measured(&records));
+        records.figures.extend((1..recovery::FIGURES).map(|n| figure(&n.to_string(), 1.0)));
+        assert!(is_measured(&records));
     }
 
     #[test]

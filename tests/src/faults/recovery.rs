@@ -36,6 +36,9 @@ const SLOW_NS: u64 = 10_000_000;
 /// A sync in which less was injected says little about how well that is found.
 const INJECTED_NS: u64 = 10_000_000;
 
+/// How many figures there are: three on each filesystem, two of all syncs.
+pub const FIGURES: usize = 8;
+
 /// For stored syncs to be complete.
 const STORED: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(40));
 
