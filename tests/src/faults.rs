@@ -230,12 +230,16 @@ async fn one(
         let plan = lasting(options, plan(options.seed, class, number, attempt));
         let key = Key { commit: options.commit.clone(), seed: options.seed, class, number };
         let before = records.runs.last().map(|run| run.expected.clone()).unwrap_or_default();
-        let record = run::run(stand, key, &plan, &before).await.with_context(|| plan.to_string())?;
-        stand.check_healthy()?;
+        let made = run::run(stand, key.clone(), &plan, &before).await.with_context(|| plan.to_string());
+        let ended = stand.check_healthy().err();
+        let record = outcome(made, ended.as_ref(), |why| run::ended(stand, key, &plan, why))?;
         let said = run::words(&record, &record.judgement());
         lines.push(format!("{}; {}: {said}", record.plan, record.effect));
         let felt = record.felt;
         keep(options, records, record)?;
+        if ended.is_some() {
+            return Ok((lines.join(AGAIN), ended));
+        }
         if let Err(error) = repair(stand, &plan).await {
             return Ok((lines.join(AGAIN), Some(error)));
         }
@@ -244,6 +248,16 @@ async fn one(
         }
     }
     Ok((lines.join(AGAIN), None))
+}
+
+/// The record of a run: that the product ended, if it did, whatever else was said or failed. Made again until the product lives
+/// through it, a run would say nothing.
+fn outcome(
+    made: Result<Record>,
+    ended: Option<&anyhow::Error>,
+    record: impl FnOnce(&anyhow::Error) -> Record,
+) -> Result<Record> {
+    ended.map_or(made, |why| Ok(record(why)))
 }
 
 /// Whether all figures were taken, not only those before it was interrupted.
@@ -298,7 +312,7 @@ async fn measure(stand: &FaultStand, options: &Options, records: &mut Records) -
 
 #[cfg(test)]
 mod tests {
-    use super::record::tests::figure;
+    use super::record::tests::{figure, record};
     use super::*;
 
     fn options(only: &[&str]) -> Options {
@@ -334,6 +348,17 @@ mod tests {
         assert!(!is_measured(&records));
         records.figures.extend((1..recovery::FIGURES).map(|n| figure(&n.to_string(), 1.0)));
         assert!(is_measured(&records));
+    }
+
+    #[test]
+    fn a_run_that_the_product_did_not_live_through_is_kept_as_that() {
+        let (ended, away) = (anyhow::anyhow!("agent-1 panicked"), || Err(anyhow::anyhow!("the API is away")));
+        let wrong = |_: &anyhow::Error| record(Class::Stopped, 9);
+        let right = || Ok(record(Class::Stopped, 1));
+        assert_eq!(outcome(right(), None, wrong).unwrap().key.number, 1);
+        assert_eq!(outcome(right(), Some(&ended), wrong).unwrap().key.number, 9);
+        assert_eq!(outcome(away(), Some(&ended), wrong).unwrap().key.number, 9);
+        assert!(outcome(away(), None, wrong).is_err(), "the lab's own failure says nothing");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::effect::{self, Effect, Gauge, Host, OTHERS};
 use super::inject::{Injected, cause, hit, inject};
 use super::plan::{Plan, Planned};
 use super::record::{Key, Record};
-use super::score::{Expected, Judgement};
+use super::score::{Expected, Found, Judgement, Wanted};
 use super::stand::FaultStand;
 
 /// Between two looks at the API. A verdict's time is known to within this.
@@ -82,6 +82,27 @@ pub async fn run(stand: &FaultStand, key: Key, plan: &Plan, before: &[Expected])
         before: before.to_vec(),
         found: watch.found(),
     })
+}
+
+/// A run that something of the product did not live through. Whatever it said is wrong: nothing is kept of it.
+pub fn ended(stand: &FaultStand, key: Key, plan: &Plan, why: &anyhow::Error) -> Record {
+    let at = Utc::now();
+    let expected = plan.faults.iter().filter_map(|planned| {
+        let (cause, members) = (cause(planned.fault)?, hit(stand, planned));
+        Some(Expected { cause, members, culprit: Wanted::Nobody, onset: at })
+    });
+    Record {
+        key,
+        attempt: plan.attempt,
+        at,
+        seconds: 0.0,
+        plan: plan.to_string(),
+        effect: "the product ended".to_owned(),
+        felt: true,
+        expected: expected.collect(),
+        before: Vec::new(),
+        found: vec![Found::ended(at, format!("{why:#}"))],
+    }
 }
 
 /// Injects what is planned at its time and looks at what is said, until the plan's time is over. Returns the faults, which

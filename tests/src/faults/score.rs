@@ -13,6 +13,9 @@ pub const IN_TIME_S: f64 = 5.0;
 /// What is said so long after a fault began is not left of it: it lasted for half of this, and verdicts are waited for afterwards.
 const LEFT_FOR: TimeDelta = TimeDelta::seconds(15);
 
+/// In place of a cause: something of the product ended.
+const ENDED: &str = "ended";
+
 /// Standard deviations of the 95 % interval.
 const Z: f64 = 1.959_964;
 
@@ -128,6 +131,22 @@ impl Expected {
 
     fn left(&self, found: &Found) -> bool {
         self.explains(found) && found.seen_at - self.onset < LEFT_FOR
+    }
+}
+
+impl Found {
+    /// That something of the product panicked or ended: a false verdict, whatever was injected.
+    pub fn ended(at: DateTime<Utc>, summary: String) -> Self {
+        Self {
+            member: "product".to_owned(),
+            cause: ENDED.to_owned(),
+            seen_at: at,
+            named_at: at,
+            opened_at: at,
+            onset_at: at,
+            culprit: None,
+            summary,
+        }
     }
 }
 
