@@ -41,6 +41,7 @@ pub mod stand;
 use class::{CLASSES, Class, STRETCHES};
 use plan::{Fault, Plan, plan};
 use record::{Figure, Key, Record, Records, append_figure, append_run};
+use report::Report;
 use stand::FaultStand;
 
 /// On the command line, beside the classes: what is not a class but figures.
@@ -80,16 +81,24 @@ pub struct Options {
 /// # Errors
 /// When a class or figure misses its bar, or the lab itself fails.
 pub async fn faults(options: &Options) -> Result<()> {
-    let work = Work::of(options)?;
-    let records = tokio::select! {
-        records = make(options, &work) => records?,
+    let report = tokio::select! {
+        report = whole(options) => report?,
         name = ended_by() => bail!("ended by {}; what was done is in the file, if one was given", name?),
     };
-    let report = report::report(&records, &work.classes);
     println!("\n{}", report.text);
     ensure!(report.shortfalls.is_empty(), "below the bar:\n  {}", report.shortfalls.join("\n  "));
     println!("every class reaches its bar");
     Ok(())
+}
+
+/// Makes what is not in the file yet of all that is asked for, and sums it up.
+///
+/// # Errors
+/// When the lab itself fails again and again.
+pub async fn whole(options: &Options) -> Result<Report> {
+    let work = Work::of(options)?;
+    let records = make(options, &work).await?;
+    Ok(report::report(&records, &work.classes, options.runs))
 }
 
 /// What there is to do.
@@ -167,7 +176,7 @@ async fn make(options: &Options, work: &Work) -> Result<Records> {
         options.commit,
         options.seed
     );
-    let recovery = work.recovery && records.figures.is_empty();
+    let recovery = work.recovery && !is_measured(&records);
     if total == 0 && !recovery {
         return Ok(records);
     }
@@ -216,16 +225,21 @@ async fn one(
     records: &mut Records,
 ) -> Result<(String, Option<anyhow::Error>)> {
     let mut lines = Vec::new();
-    for attempt in 1..=ATTEMPTS {
+    let tried = records.tried(class, number);
+    for attempt in tried + 1..=tried + ATTEMPTS {
         let plan = lasting(options, plan(options.seed, class, number, attempt));
         let key = Key { commit: options.commit.clone(), seed: options.seed, class, number };
         let before = records.runs.last().map(|run| run.expected.clone()).unwrap_or_default();
-        let record = run::run(stand, key, &plan, &before).await.with_context(|| plan.to_string())?;
-        stand.check_healthy()?;
+        let made = run::run(stand, key.clone(), &plan, &before).await.with_context(|| plan.to_string());
+        let ended = stand.check_healthy().err();
+        let record = outcome(made, ended.as_ref(), |why| run::ended(stand, key, &plan, why))?;
         let said = run::words(&record, &record.judgement());
         lines.push(format!("{}; {}: {said}", record.plan, record.effect));
         let felt = record.felt;
         keep(options, records, record)?;
+        if ended.is_some() {
+            return Ok((lines.join(AGAIN), ended));
+        }
         if let Err(error) = repair(stand, &plan).await {
             return Ok((lines.join(AGAIN), Some(error)));
         }
@@ -234,6 +248,21 @@ async fn one(
         }
     }
     Ok((lines.join(AGAIN), None))
+}
+
+/// The record of a run: that the product ended, if it did, whatever else was said or failed. Made again until the product lives
+/// through it, a run would say nothing.
+fn outcome(
+    made: Result<Record>,
+    ended: Option<&anyhow::Error>,
+    record: impl FnOnce(&anyhow::Error) -> Record,
+) -> Result<Record> {
+    ended.map_or(made, |why| Ok(record(why)))
+}
+
+/// Whether all figures were taken, not only those before it was interrupted.
+const fn is_measured(records: &Records) -> bool {
+    records.figures.len() >= recovery::FIGURES
 }
 
 fn keep(options: &Options, records: &mut Records, record: Record) -> Result<()> {
@@ -272,14 +301,18 @@ async fn measure(stand: &FaultStand, options: &Options, records: &mut Records) -
         if let Some(path) = &options.json {
             append_figure(path, &figure)?;
         }
+        records.figures.retain(|known| known.figure != figure.figure);
         records.figures.push(figure);
         Ok(())
     };
-    recovery::measure(stand, options.seed, &options.commit, &mut tell).await.context("recovery")
+    recovery::measure(stand, options.seed, &options.commit, &mut tell).await.context("recovery")?;
+    ensure!(is_measured(records), "{} figures instead of {}", records.figures.len(), recovery::FIGURES);
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::record::tests::{figure, record};
     use super::*;
 
     fn options(only: &[&str]) -> Options {
@@ -307,6 +340,25 @@ mod tests {
         );
         let without = Options { stretch_minutes: 0, ..options(&[]) };
         assert!(!Work::of(&without).unwrap().classes.contains(&Class::HeavyStretch));
+    }
+
+    #[test]
+    fn figures_of_a_measurement_that_was_interrupted_are_not_all() {
+        let mut records = Records { figures: vec![figure("recovered", 1.0)], ..Records::default() };
+        assert!(!is_measured(&records));
+        records.figures.extend((1..recovery::FIGURES).map(|n| figure(&n.to_string(), 1.0)));
+        assert!(is_measured(&records));
+    }
+
+    #[test]
+    fn a_run_that_the_product_did_not_live_through_is_kept_as_that() {
+        let (ended, away) = (anyhow::anyhow!("agent-1 panicked"), || Err(anyhow::anyhow!("the API is away")));
+        let wrong = |_: &anyhow::Error| record(Class::Stopped, 9);
+        let right = || Ok(record(Class::Stopped, 1));
+        assert_eq!(outcome(right(), None, wrong).unwrap().key.number, 1);
+        assert_eq!(outcome(right(), Some(&ended), wrong).unwrap().key.number, 9);
+        assert_eq!(outcome(away(), Some(&ended), wrong).unwrap().key.number, 9);
+        assert!(outcome(away(), None, wrong).is_err(), "the lab's own failure says nothing");
     }
 
     #[test]

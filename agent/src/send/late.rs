@@ -76,12 +76,14 @@ impl Undelivered {
         }
     }
 
-    /// Notes an answer. Whether its summary was sent in time; `None` when none waited for this answer.
-    pub fn answered(&mut self, number: u64) -> Option<bool> {
-        let position = self.find(number)?;
-        let entry = self.entries.remove(position)?;
-        self.bytes -= entry.encoded.len() + OVERHEAD;
-        Some(entry.in_time)
+    /// Notes an answer. Whether its summary was sent in time: not known, hence no, of one that nobody waits for, such as the second
+    /// answer to a summary that was sent again.
+    pub fn answered(&mut self, number: u64) -> bool {
+        let found = self.find(number).and_then(|position| self.entries.remove(position));
+        found.is_some_and(|entry| {
+            self.bytes -= entry.encoded.len() + OVERHEAD;
+            entry.in_time
+        })
     }
 
     /// The stream is gone: what it left unanswered has to be sent again.
@@ -201,11 +203,21 @@ mod tests {
         for number in 1..100 {
             undelivered.keep(&live(number));
             undelivered.sent_in_time(number, number * SECOND);
-            assert_eq!(undelivered.answered(number), Some(true));
+            assert!(undelivered.answered(number));
             assert!(!undelivered.is_waiting());
         }
         assert_eq!((undelivered.len(), undelivered.bytes()), (0, 0));
-        assert_eq!(undelivered.answered(5), None, "a second answer");
+    }
+
+    #[test]
+    fn an_answer_to_what_was_late_or_to_nothing_is_none_in_time() {
+        let mut undelivered = Undelivered::default();
+        (1..=2).for_each(|number| undelivered.keep(&live(number)));
+        undelivered.sent_in_time(2, 0);
+        assert_eq!(numbers(&mut undelivered, 0), [1]);
+        assert!(!undelivered.answered(1), "it was late");
+        assert!(!undelivered.answered(1), "a second answer, since it was sent again");
+        assert!(undelivered.answered(2) && !undelivered.answered(2));
     }
 
     #[test]
@@ -229,7 +241,7 @@ mod tests {
         undelivered.sent_in_time(100, 0);
         let sent = numbers(&mut undelivered, 0);
         assert_eq!(sent.len(), WINDOW - 1, "the newest is unanswered as well");
-        assert_eq!(undelivered.answered(2), Some(false));
+        assert!(!undelivered.answered(2));
         assert_eq!(numbers(&mut undelivered, 1), [16]);
         assert_eq!(numbers(&mut undelivered, 11 * SECOND)[..2], [1, 3], "no answer came");
         undelivered.stream_ended();

@@ -195,7 +195,7 @@ impl LiveSender {
 
     fn answered(&mut self, pong: &v1::Pong) {
         // The summary is stamped with its departure only when it goes in time.
-        if lock(&self.live.undelivered).answered(pong.number) != Some(false) {
+        if lock(&self.live.undelivered).answered(pong.number) {
             self.note_offset(pong);
         }
     }

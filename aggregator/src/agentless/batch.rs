@@ -12,6 +12,10 @@ use prost::Message as _;
 /// A batch with so many samples takes no more: some 2 MiB.
 pub const MAX_SAMPLES: usize = 100_000;
 
+/// Rows of the account: when so many more have come, minutes become hours, as in an agent's account. While ClickHouse is away the
+/// batch stays open, and one with too many rows would be refused, its samples included.
+const COARSE_ABOVE: usize = 32_768;
+
 /// Nanoseconds of a minute.
 const MINUTE_NS: i64 = 60_000_000_000;
 
@@ -47,6 +51,8 @@ pub struct Batch {
     series_list: Vec<(u32, Arc<Series>)>,
     samples: Vec<(u32, u64, f64)>,
     account: BTreeMap<AccountKey, u64>,
+    /// Rows that are left of what became coarse.
+    coarse: usize,
 }
 
 impl Batch {
@@ -112,6 +118,17 @@ impl Batch {
             *self.account.entry(AccountKey { minute, kind: kind.into(), reason, member }).or_default() +=
                 count as u64;
         }
+        if self.account.len() > self.coarse + COARSE_ABOVE {
+            self.coarsen();
+        }
+    }
+
+    fn coarsen(&mut self) {
+        for (mut key, count) in std::mem::take(&mut self.account) {
+            key.minute -= key.minute.rem_euclid(60);
+            *self.account.entry(key).or_default() += count;
+        }
+        self.coarse = self.account.len();
     }
 
     fn metrics(&self) -> v1::Metrics {
@@ -205,5 +222,24 @@ mod tests {
         let ledger = batch.ledger();
         assert_eq!(ledger.count.iter().sum::<u64>(), MAX_SAMPLES as u64 + 2 + 2);
         assert!(batch.encode([9; 16], NOW).len() < etcdmon_proto::MAX_BATCH_BYTES);
+    }
+
+    #[test]
+    fn the_account_of_a_batch_that_stays_open_for_long_becomes_coarser_and_loses_nothing() {
+        let (members, hours) = (300, 15);
+        let series = Series::gauge("etcd_server_has_leader", &[]);
+        let mut batch = Batch::default();
+        batch.add(&member(0), NOW, &vec![(series.clone(), 1.0); MAX_SAMPLES]);
+        for minute in 1..=hours * 60 {
+            let now = Reading { wall_ns: NOW.wall_ns + minute * MINUTE_NS, ..NOW };
+            for id in 0..members {
+                assert_eq!(batch.add(&member(id), now, &[(series.clone(), 1.0)]), 1);
+            }
+        }
+        let rows = batch.account.len();
+        assert!(rows <= COARSE_ABOVE + 2 * members as usize * (hours as usize + 1), "{rows}");
+        let counted: u64 = batch.account.values().sum();
+        assert_eq!(counted, MAX_SAMPLES as u64 + 2 * members * hours.unsigned_abs() * 60);
+        decoded(batch);
     }
 }

@@ -186,8 +186,15 @@ impl Watched {
 
     /// By the header of Status: which member it is, and whether it belongs here.
     fn identify(&mut self, number: u64) {
+        let others_answer = self.points.iter().any(|(other, point)| *other != number && point.answers());
         let Some(point) = self.points.get_mut(&number) else { return };
         let header = point.status.header.clone().unwrap_or_default();
+        // One that was ours and has another id was restored from a backup, unless others still have the old one.
+        let is_other = header.cluster_id != 0 && self.cluster.is_some_and(|ours| ours != header.cluster_id);
+        if is_other && point.member.is_some() && !others_answer {
+            self.cluster = None;
+            self.list.clear();
+        }
         point.unusable = match (header.cluster_id, self.cluster) {
             (0, _) => Some("answers without a cluster id: is this etcd?".to_owned()),
             (id, Some(ours)) if id != ours => {

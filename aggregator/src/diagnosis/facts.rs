@@ -593,8 +593,14 @@ fn signals(seconds: &[&Second], now: &Second, last: &Sample) -> Signals {
     let stopped = |second: &Second| second.vitals.stopped_ns.unwrap_or(0);
     let pairs = seconds.windows(2).map(|pair| stopped(pair[0]).saturating_add(stopped(pair[1])));
     let counted = pairs.max().unwrap_or_else(|| stopped(now));
-    let since = now.vitals.stopped_since.filter(|since| *since <= last.at);
-    let lasts = since.map_or(0, |since| nanos(last.at.since(since)));
+    let told = |since: At| nanos(last.at.since(since));
+    // Signals alone don't tell: a debugger lets its process go on without SIGCONT, and some don't strike. Its agent looks at the
+    // state as well, and counts.
+    let is_counted = |since: At| {
+        now.vitals.stopped_ns.is_none_or(|ns| ns.saturating_mul(2) >= told(since).min(now.span_ns()))
+    };
+    let since = now.vitals.stopped_since.filter(|since| *since <= last.at && is_counted(*since));
+    let lasts = since.map_or(0, told);
     // It may stand still for longer than the window reaches back.
     let known = last.vitals.iter().flat_map(|vitals| &vitals.signals);
     let stop = known.filter(|signal| is_stop(signal.signal)).max_by_key(|signal| signal.wall_ns);

@@ -54,8 +54,10 @@ struct Open {
     /// Last message that showed it.
     seen_at: At,
     written_at: At,
-    /// The most harm that a window showed.
+    /// The most harm that a window showed, of late.
     peak_ns: u64,
+    /// When `finding` was said.
+    said_at: At,
     finding: Finding,
 }
 
@@ -189,6 +191,7 @@ impl Incidents {
             seen_at: at,
             written_at: at,
             peak_ns: finding.weight_ns,
+            said_at: at,
             finding,
         };
         step.opened.push((key.0, key.1, open.finding.summary.clone()));
@@ -261,6 +264,7 @@ impl Incidents {
             seen_at: at,
             written_at: at,
             peak_ns: 0,
+            said_at: at,
             finding: Finding {
                 cause: view.cause,
                 share: view.share,
@@ -324,14 +328,18 @@ impl Incidents {
 }
 
 impl Open {
-    /// A window with little harm, as at the end, does not replace what one with much said; nor does one that no longer sees who did
-    /// it take the name back.
+    /// A window with little harm, as at the end, does not replace what one with much said, unless it is the first to see who did it,
+    /// or that was long ago; nor does one that no longer sees who did it take the name back.
     fn take(&mut self, at: At, mut finding: Finding) {
         self.seen_at = self.seen_at.max(at);
-        if finding.weight_ns.saturating_mul(5) < self.peak_ns.saturating_mul(4) {
+        let is_less = finding.weight_ns.saturating_mul(5) < self.peak_ns.saturating_mul(4);
+        let names_first = self.finding.culprits.is_empty() && !finding.culprits.is_empty();
+        let is_past = at.since(self.said_at) >= QUIET;
+        if is_less && !names_first && !is_past {
             return;
         }
-        self.peak_ns = self.peak_ns.max(finding.weight_ns);
+        self.peak_ns = if is_past { finding.weight_ns } else { self.peak_ns.max(finding.weight_ns) };
+        self.said_at = at;
         if finding.culprits.is_empty() {
             finding.culprits = std::mem::take(&mut self.finding.culprits);
         }

@@ -25,7 +25,7 @@ pub const IN_FLIGHT: usize = 8;
 const GRACE: Duration = Duration::from_secs(3);
 
 /// How long to wait before the state is tried again.
-const STATE_PAUSE: Duration = Duration::from_secs(1);
+pub const STATE_PAUSE: Duration = Duration::from_secs(1);
 
 /// A receiver that keeps failing is logged at every so many attempts.
 const LOG_EVERY: u32 = 20;

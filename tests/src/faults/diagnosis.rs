@@ -77,6 +77,11 @@ impl Watch {
         Ok(watch)
     }
 
+    /// What is open is found by it all the same.
+    pub fn find_open(&mut self) {
+        self.known.values_mut().for_each(|seen| seen.old &= !seen.open);
+    }
+
     /// Looks once.
     ///
     /// # Errors
@@ -197,5 +202,7 @@ mod tests {
         watch.known.values_mut().for_each(|seen| seen.old = true);
         watch.note(told(&json!(null), "open"), Utc::now());
         assert!(watch.found().is_empty() && watch.open() == 1);
+        watch.find_open();
+        assert_eq!(watch.found().len(), 1, "unless that was asked for");
     }
 }

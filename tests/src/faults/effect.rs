@@ -24,6 +24,9 @@ pub const OTHERS: f64 = 0.35;
 /// Share of all CPUs that a healthy load leaves idle.
 const IDLE: f64 = 0.05;
 
+/// What etcd counts puts in.
+const PUTS: &str = "etcd_mvcc_put_total";
+
 /// Periods in which a CPU quota was used up.
 const PERIODS: u64 = 3;
 
@@ -82,6 +85,8 @@ pub struct Effect {
     pub cpu: Cpu,
     /// Share of the host's CPUs that was idle.
     pub idle: f64,
+    /// Puts that it applied, whoever asked for them.
+    pub puts: f64,
     /// Periods in which its quota was used up.
     pub throttled_periods: u64,
     /// Requests that its disk refused.
@@ -116,6 +121,8 @@ impl Gauge {
         effect.syncs = beyond(now, 0.0) - beyond(then, 0.0);
         let sum = |metrics: &Metrics| metrics.value(&format!("{WAL_FSYNC}_sum")).unwrap_or_default();
         effect.mean = (sum(now) - sum(then)) / effect.syncs.max(1.0);
+        let puts = |metrics: &Metrics| metrics.value(PUTS).unwrap_or_default();
+        effect.puts = puts(now) - puts(then);
         effect
     }
 }
@@ -125,8 +132,8 @@ impl Effect {
     pub fn is_felt(&self, fault: Fault, seconds: f64) -> bool {
         match fault {
             Fault::Stop { .. } | Fault::Full { .. } => true,
-            // A load that takes all CPUs is no healthy one.
-            Fault::Load { .. } => self.idle >= IDLE,
+            // A load that takes all CPUs is no healthy one, and one that does not get through is none.
+            Fault::Load { rate, .. } => self.idle >= IDLE && self.puts >= f64::from(rate) * seconds / 2.0,
             Fault::Errors { .. } => self.failed_requests > 0,
             Fault::Hogs { .. } => self.cpu.delay >= RUN_DELAY * seconds,
             Fault::Quota { .. } => self.throttled_periods >= PERIODS,
@@ -143,7 +150,9 @@ impl Effect {
             None => "etcd did not answer".to_owned(),
         };
         match fault {
-            Fault::Load { .. } => format!("{:.0} % of the CPUs idle; {syncs}", self.idle * 100.0),
+            Fault::Load { .. } => {
+                format!("{:.0} puts, {:.0} % of the CPUs idle; {syncs}", self.puts, self.idle * 100.0)
+            }
             Fault::Errors { .. } => format!("{} requests failed; {syncs}", self.failed_requests),
             Fault::Hogs { .. } => format!("{:.1} s without a CPU; {syncs}", self.cpu.delay),
             Fault::Quota { .. } => format!("quota used up {} times; {syncs}", self.throttled_periods),
@@ -272,13 +281,18 @@ mod tests {
     }
 
     #[test]
-    fn a_load_that_leaves_no_cpu_idle_is_not_a_healthy_one() {
-        let at = |text: &str| Gauge { host: host(text), ..gauge(1, 0, 0.0) };
-        let before = at("cpu  100 0 100 100 0 0 0 0 50 50\ncpu0 1\n");
-        let load = Fault::Load { rate: 1, clients: 1 };
-        let effect = at("cpu  180 0 100 110 10 0 0 0 99 99\n").since(&before);
+    fn a_load_that_leaves_no_cpu_idle_or_does_not_get_through_is_not_a_healthy_one() {
+        let at = |text: &str, puts: u32| {
+            let metrics = Metrics::parse(&format!("{PUTS} {puts}\n"));
+            Gauge { host: host(text), metrics: Some(metrics), ..gauge(1, 0, 0.0) }
+        };
+        let before = at("cpu  100 0 100 100 0 0 0 0 50 50\ncpu0 1\n", 1_000);
+        let load = Fault::Load { rate: 1_000, clients: 1 };
+        let (some_idle, none_idle) = ("cpu  180 0 100 110 10 0 0 0 99 99\n", "cpu  196 0 100 104 0 0 0 0\n");
+        let effect = at(some_idle, 6_500).since(&before);
         assert!((effect.idle - 0.2).abs() < 1e-9 && effect.is_felt(load, 6.0));
-        assert!(!at("cpu  196 0 100 104 0 0 0 0\n").since(&before).is_felt(load, 6.0));
+        assert!(!at(none_idle, 6_500).since(&before).is_felt(load, 6.0));
+        assert!(!at(some_idle, 1_600).since(&before).is_felt(load, 6.0), "the usual 100 a second");
     }
 
     #[test]

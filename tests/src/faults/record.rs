@@ -138,6 +138,12 @@ impl Records {
         (records, unread)
     }
 
+    /// The last attempt at a run, 0 = none: the next one has another plan.
+    pub fn tried(&self, class: Class, number: u32) -> u32 {
+        let runs = self.runs.iter().filter(|run| (run.key.class, run.key.number) == (class, number));
+        runs.map(|run| run.attempt).max().unwrap_or_default()
+    }
+
     /// Runs that need not be made again.
     pub fn done(&self) -> BTreeSet<(Class, u32)> {
         self.runs.iter().filter(|run| run.felt).map(|run| (run.key.class, run.key.number)).collect()
@@ -219,6 +225,7 @@ pub(super) mod tests {
         assert_eq!(records.runs.len(), 3);
         assert_eq!(records.runs[0], record(Class::Calm, 1));
         assert_eq!(records.figures, [figure("recovered", 0.97)], "the newest counts");
+        assert_eq!((records.tried(Class::Stopped, 2), records.tried(Class::Stopped, 3)), (1, 0));
         assert_eq!(records.done(), BTreeSet::from([(Class::Calm, 1), (Class::Stopped, 1)]));
     }
 

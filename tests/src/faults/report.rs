@@ -50,12 +50,15 @@ impl Tally {
         self.seconds.extend(judgement.seconds);
     }
 
-    /// What keeps a class from its bar, in words; empty = it is reached.
-    pub fn shortfalls(&self, class: Class) -> Vec<String> {
+    /// What keeps a class, which needs `runs` of them, from its bar, in words; empty = it is reached.
+    pub fn shortfalls(&self, class: Class, runs: u32) -> Vec<String> {
         let mut missing = Vec::new();
         if self.runs == 0 {
             missing.push("not one run".to_owned());
             return missing;
+        }
+        if self.runs < runs {
+            missing.push(format!("only {} of {runs} runs that say anything", self.runs));
         }
         let wanted = BAR * f64::from(self.runs);
         let mut least = |right: u32, what: &str| {
@@ -76,7 +79,7 @@ impl Tally {
         missing
     }
 
-    fn line(&self, class: Class) -> String {
+    fn line(&self, class: Class, runs: u32) -> String {
         let share = |right: u32| {
             let (low, high) = wilson(right, self.runs);
             format!("{right}/{} ({:.0}–{:.0} %)", self.runs, low * 100.0, high * 100.0)
@@ -90,7 +93,7 @@ impl Tally {
             (Some(median), Some(worst)) => format!("{median:.1} / {worst:.1} s"),
             _ => "–".to_owned(),
         };
-        let verdict = if self.shortfalls(class).is_empty() { "yes" } else { "**no**" };
+        let verdict = if self.shortfalls(class, runs).is_empty() { "yes" } else { "**no**" };
         format!(
             "| {class} | {} | {cause} | {culprit} | {time} | {} | {} | {verdict} |\n",
             class.expectation(),
@@ -109,8 +112,9 @@ pub struct Report {
     pub shortfalls: Vec<String>,
 }
 
-/// Sums it up. Classes of `wanted` without a run miss their bar; others appear only if they have runs.
-pub fn report(records: &Records, wanted: &[Class]) -> Report {
+/// Sums it up. Classes of `wanted` miss their bar without so many runs that say anything, stretches without one; others appear
+/// only if they have runs.
+pub fn report(records: &Records, wanted: &[Class], runs: u32) -> Report {
     let (mut text, mut shortfalls, mut matrix) = (String::new(), Vec::new(), Matrix::default());
     text.push_str(
         "| class | to be said | cause right | culprit right | verdict after (median / worst) | runs with a false verdict | void | bar |\n\
@@ -122,8 +126,9 @@ pub fn report(records: &Records, wanted: &[Class]) -> Report {
             continue;
         }
         let tally = Tally::of(of_class());
-        text.push_str(&tally.line(class));
-        shortfalls.extend(tally.shortfalls(class).into_iter().map(|what| format!("{class}: {what}")));
+        let least = if wanted.contains(&class) && !STRETCHES.contains(&class) { runs } else { 1 };
+        text.push_str(&tally.line(class, least));
+        shortfalls.extend(tally.shortfalls(class, least).into_iter().map(|what| format!("{class}: {what}")));
         of_class().filter(|run| run.felt).for_each(|run| matrix.add(&run.judgement()));
     }
     text.push('\n');
@@ -185,9 +190,9 @@ mod tests {
         let mut records =
             Records { runs: (1..=19).map(|n| slow(n, "slow_device", 2)).collect(), figures: vec![] };
         records.runs.push(slow(20, "unknown", 2));
-        assert_eq!(report(&records, &[]).shortfalls, Vec::<String>::new());
+        assert_eq!(report(&records, &[Class::SlowDevice], 20).shortfalls, Vec::<String>::new());
         records.runs[0] = slow(1, "unknown", 2);
-        let report = report(&records, &[]);
+        let report = report(&records, &[], 20);
         assert!(report.shortfalls.contains(&"slow_device: cause right 18 of 20".to_owned()), "{report:?}");
         assert!(
             report.text.contains("| slow_device | slow_device, nobody | 18/20 (70–97 %) |"),
@@ -200,16 +205,16 @@ mod tests {
     #[test]
     fn a_late_verdict_misses_the_bar() {
         let records = Records { runs: vec![slow(1, "slow_device", 6)], figures: vec![] };
-        assert_eq!(report(&records, &[]).shortfalls, ["slow_device: in time 0 of 1"]);
+        assert_eq!(report(&records, &[], 20).shortfalls, ["slow_device: in time 0 of 1"]);
     }
 
     #[test]
     fn one_verdict_in_calm_is_one_too_many() {
         let mut runs: Vec<Record> = (1..=40).map(|number| record(Class::Calm, number)).collect();
-        assert!(report(&Records { runs: runs.clone(), figures: vec![] }, &[]).shortfalls.is_empty());
+        assert!(report(&Records { runs: runs.clone(), figures: vec![] }, &[], 20).shortfalls.is_empty());
         runs[7].found = slow(1, "own_io", 1).found;
         assert_eq!(
-            report(&Records { runs, figures: vec![] }, &[]).shortfalls,
+            report(&Records { runs, figures: vec![] }, &[], 20).shortfalls,
             ["calm: 1 runs with a verdict"]
         );
     }
@@ -222,9 +227,20 @@ mod tests {
     }
 
     #[test]
+    fn a_class_with_fewer_runs_than_were_asked_for_misses_its_bar() {
+        let mut runs: Vec<Record> = (1..=19).map(|n| slow(n, "slow_device", 2)).collect();
+        runs.push(Record { felt: false, ..slow(20, "slow_device", 2) });
+        runs.push(record(Class::CalmStretch, 1));
+        let records = Records { runs, figures: vec![] };
+        let report = report(&records, &[Class::SlowDevice, Class::CalmStretch], 20);
+        assert_eq!(report.shortfalls, ["slow_device: only 19 of 20 runs that say anything"]);
+        assert!(report.text.contains("| 1 | **no** |"), "{}", report.text);
+    }
+
+    #[test]
     fn a_class_without_runs_and_a_figure_out_of_bounds_miss_their_bar() {
         let records = Records { runs: vec![], figures: vec![figure("recovered", 0.5), figure("fine", 1.0)] };
-        let report = report(&records, &[Class::Stopped]);
+        let report = report(&records, &[Class::Stopped], 20);
         assert_eq!(report.shortfalls, ["stopped: not one run", "recovered is 0.500"]);
         assert!(!report.text.contains("calm"));
     }

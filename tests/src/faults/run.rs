@@ -6,13 +6,14 @@ use anyhow::{Context, Result};
 use chrono::Utc;
 use tokio::time::sleep;
 
+use super::class::Class;
 use super::diagnosis::Watch;
 use super::effect::{self, Effect, Gauge, Host, OTHERS};
 use super::inject::{Injected, cause, hit, inject};
 use super::plan::{Plan, Planned};
 use super::record::{Key, Record};
-use super::score::{Expected, Judgement};
-use super::stand::FaultStand;
+use super::score::{Expected, Found, Judgement, Wanted};
+use super::stand::{FaultStand, RATE};
 
 /// Between two looks at the API. A verdict's time is known to within this.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
@@ -24,7 +25,7 @@ const LOOK_SELDOM: Duration = Duration::from_secs(1);
 /// for that unless it injects the same into the same member.
 const AFTERWARDS: Duration = Duration::from_millis(3_000);
 
-/// For a verdict of the same member and cause to be closed.
+/// For a verdict of the same member and cause to be closed, and all of them where nothing is to be said.
 const CLOSED_LIMIT: Duration = Duration::from_secs(30);
 
 /// The API may be away for so long.
@@ -42,13 +43,19 @@ pub async fn run(stand: &FaultStand, key: Key, plan: &Plan, before: &[Expected])
         words.push_str(&format!("; {}", stand.describe(planned.member).await));
     }
     let mut watch = Watch::start(&stand.api, &stand.id).await?;
+    if plan.class.is_healthy() {
+        // Nothing is wrong, and what went before is long over.
+        watch.find_open();
+    }
     let busy = Usage::start(stand);
     stand.settle(plan.settle).await;
     let cores = busy.cores(stand);
     let gauges = gauges(stand, plan).await;
     let host = Host::take();
+    let puts = stand.load.succeeded();
 
     let (injected, held) = hold(stand, plan, &cores, &mut watch).await?;
+    let puts = stand.load.succeeded() - puts;
     let others = Host::take().others_since(&host);
     let effects = effects(stand, plan, &gauges).await;
     let expected: Vec<Expected> = injected.iter().filter_map(|one| one.expected.clone()).collect();
@@ -65,7 +72,11 @@ pub async fn run(stand: &FaultStand, key: Key, plan: &Plan, before: &[Expected])
     let felt = plan.faults.iter().zip(&effects).all(|(one, effect)| effect.is_felt(one.fault, held));
     let effect: Vec<String> =
         plan.faults.iter().zip(&effects).map(|(one, effect)| effect.words(one.fault)).collect();
-    let effect = format!("{}; others took {:.0} % of the CPUs", effect.join(" + "), others * 100.0);
+    let effect = format!(
+        "{}; {puts} puts besides, others took {:.0} % of the CPUs",
+        effect.join(" + "),
+        others * 100.0
+    );
     Ok(Record {
         key,
         attempt: plan.attempt,
@@ -73,11 +84,37 @@ pub async fn run(stand: &FaultStand, key: Key, plan: &Plan, before: &[Expected])
         seconds: began.elapsed().as_secs_f64(),
         plan: words,
         effect,
-        felt: felt && others <= OTHERS,
+        felt: felt && others <= OTHERS && is_loaded(plan.class, puts, held),
         expected,
         before: before.to_vec(),
         found: watch.found(),
     })
+}
+
+/// A run that something of the product did not live through. Whatever it said is wrong: nothing is kept of it.
+pub fn ended(stand: &FaultStand, key: Key, plan: &Plan, why: &anyhow::Error) -> Record {
+    let at = Utc::now();
+    let expected = plan.faults.iter().filter_map(|planned| {
+        let (cause, members) = (cause(planned.fault)?, hit(stand, planned));
+        Some(Expected { cause, members, culprit: Wanted::Nobody, onset: at })
+    });
+    Record {
+        key,
+        attempt: plan.attempt,
+        at,
+        seconds: 0.0,
+        plan: plan.to_string(),
+        effect: "the product ended".to_owned(),
+        felt: true,
+        expected: expected.collect(),
+        before: Vec::new(),
+        found: vec![Found::ended(at, format!("{why:#}"))],
+    }
+}
+
+/// Whether the usual load was there; where nothing is wrong it must be, since nothing is said of a cluster that does nothing.
+fn is_loaded(class: Class, puts: u64, seconds: f64) -> bool {
+    !class.is_healthy() || puts as f64 >= f64::from(RATE) * seconds / 2.0
 }
 
 /// Injects what is planned at its time and looks at what is said, until the plan's time is over. Returns the faults, which
@@ -111,12 +148,13 @@ async fn hold(
 /// A verdict that is still open would take in the next incident of its member and cause.
 async fn wait_closed(stand: &FaultStand, plan: &Plan) -> Result<()> {
     let mut watch = Watch::start(&stand.api, &stand.id).await?;
-    let is_open = |watch: &Watch| {
-        plan.faults.iter().any(|planned| {
+    let is_open = |watch: &Watch| match plan.class.is_healthy() {
+        true => watch.open() > 0,
+        false => plan.faults.iter().any(|planned| {
             let same =
                 |member: &String| cause(planned.fault).is_some_and(|c| watch.is_open(member, c.name()));
             hit(stand, planned).iter().any(same)
-        })
+        }),
     };
     let begin = Instant::now();
     // One that is never closed makes this run wrong, as it should.
@@ -201,9 +239,15 @@ pub fn words(record: &Record, judgement: &Judgement) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::class::Class;
     use super::super::record::tests::record;
     use super::*;
+
+    #[test]
+    fn calm_without_the_usual_load_is_no_calm() {
+        assert!(is_loaded(Class::Calm, 600, 6.0) && !is_loaded(Class::Calm, 200, 6.0));
+        assert!(!is_loaded(Class::HeavyStretch, 0, 1_800.0));
+        assert!(is_loaded(Class::Stopped, 0, 6.0), "a fault may well hold it up");
+    }
 
     #[test]
     fn a_line_says_what_is_wrong() {

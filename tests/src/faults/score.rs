@@ -2,13 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::class::Cause;
 
 /// A verdict must come within so many seconds.
 pub const IN_TIME_S: f64 = 5.0;
+
+/// What is said so long after a fault began is not left of it: it lasted for half of this, and verdicts are waited for afterwards.
+const LEFT_FOR: TimeDelta = TimeDelta::seconds(15);
+
+/// In place of a cause: something of the product ended.
+const ENDED: &str = "ended";
 
 /// Standard deviations of the 95 % interval.
 const Z: f64 = 1.959_964;
@@ -117,14 +123,37 @@ impl Wanted {
 
 impl Expected {
     fn explains(&self, found: &Found) -> bool {
-        found.cause == self.cause.name() && self.members.contains(&found.member)
+        // What was said before it began was not said of it.
+        found.cause == self.cause.name()
+            && self.members.contains(&found.member)
+            && found.opened_at >= self.onset
+    }
+
+    fn left(&self, found: &Found) -> bool {
+        self.explains(found) && found.seen_at - self.onset < LEFT_FOR
     }
 }
 
-/// Judges a run. Verdicts that `before` explains are what is left of the run before: they are nobody's.
+impl Found {
+    /// That something of the product panicked or ended: a false verdict, whatever was injected.
+    pub fn ended(at: DateTime<Utc>, summary: String) -> Self {
+        Self {
+            member: "product".to_owned(),
+            cause: ENDED.to_owned(),
+            seen_at: at,
+            named_at: at,
+            opened_at: at,
+            onset_at: at,
+            culprit: None,
+            summary,
+        }
+    }
+}
+
+/// Judges a run. Verdicts that `before` explains, soon after, are what is left of the run before: they are nobody's.
 pub fn judge(expected: &[Expected], before: &[Expected], found: &[Found]) -> Judgement {
     let explained = |one: &Found| expected.iter().any(|wanted| wanted.explains(one));
-    let left = |one: &Found| before.iter().any(|wanted| wanted.explains(one));
+    let left = |one: &Found| before.iter().any(|wanted| wanted.left(one));
     let others: Vec<&Found> = found.iter().filter(|one| !explained(one) && !left(one)).collect();
     let mut judgement = Judgement { cause_right: true, culprit_right: true, ..Judgement::default() };
     let (mut slowest, mut all_came) = (None, true);

@@ -37,7 +37,7 @@ const DISK_SIZE: u64 = 4 << 30;
 const SCRATCH_SIZE: usize = 96 << 20;
 
 /// Puts a second, moderate.
-const RATE: u32 = 100;
+pub(super) const RATE: u32 = 100;
 
 /// A process that does harm must have begun by then.
 const ONSET_LIMIT: Duration = Duration::from_secs(5);

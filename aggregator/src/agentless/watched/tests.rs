@@ -21,7 +21,11 @@ fn watched(endpoints: &[&str]) -> (Watched, u64) {
 }
 
 fn status(member: u64, leader: u64) -> Answer {
-    let header = Some(ResponseHeader { cluster_id: CLUSTER, member_id: member, ..ResponseHeader::default() });
+    status_of(CLUSTER, member, leader)
+}
+
+fn status_of(cluster_id: u64, member_id: u64, leader: u64) -> Answer {
+    let header = Some(ResponseHeader { cluster_id, member_id, ..ResponseHeader::default() });
     Answer::Status(Ok(Box::new(Status { header, leader, raft_term: 3, ..Status::default() })))
 }
 
@@ -188,13 +192,29 @@ fn what_agents_watch_is_left_out_and_asked_for_little() {
 fn another_cluster_and_a_load_balancer_are_named() {
     let (mut watched, _) = watched(&["http://a:1", "http://b:1"]);
     watched.take(1, status(1, 1), at(0));
-    let header = Some(ResponseHeader { cluster_id: 0xff, member_id: 9, ..ResponseHeader::default() });
-    let taken = watched.take(2, Answer::Status(Ok(Box::new(Status { header, ..Status::default() }))), at(0));
+    let taken = watched.take(2, status_of(0xff, 9, 0), at(0));
     assert!(
         matches!(taken.told, Some(Told::Failing(reason)) if reason.contains("belongs to cluster 00000000000000ff"))
     );
     assert!(watched.take(1, page(7, &[]), at(0)).samples.is_none());
     assert!(watched.points[&1].page_failure.as_ref().is_some_and(|reason| reason.contains("load balancer")));
+}
+
+#[test]
+fn a_cluster_that_was_restored_from_a_backup_is_watched_under_its_new_id() {
+    let mut watched = three();
+    watched.take(1, status_of(0xff, 11, 11), at(1));
+    assert_eq!(watched.cluster, Some(CLUSTER), "the others still have the old one");
+    assert!(watched.points[&1].unusable.is_some());
+    for point in [2, 2, 3, 3] {
+        watched.take(point, failure(false), at(2));
+    }
+    watched.take(1, status_of(0xff, 11, 11), at(3));
+    assert_eq!((watched.cluster, &watched.points[&1].unusable), (Some(0xff), &None));
+    assert_eq!(watched.live(at(9), &BTreeSet::new()), [], "of the new members nothing is known yet");
+    watched.take(2, status_of(0xff, 12, 11), at(4));
+    watched.take(1, list(&[11, 12]), at(4));
+    assert_eq!((reach(&watched, 12).0, reach(&watched, 2).0), (v1::Reach::Answers, v1::Reach::Unspecified));
 }
 
 #[test]

@@ -126,14 +126,24 @@ fn a_single_stop_of_300_ms_is_found_although_no_sync_was_slow() {
 #[test]
 fn a_stop_that_lasts_is_found_while_it_does_and_keeps_its_sender() {
     let mut run = Run::calm();
-    let still = Second { wal: vec![], used: 0, delayed: 0, ..calm() };
-    run.seconds(1, &Second { signals: vec![(19, 4_249)], ..still.clone() });
+    let still = Second { wal: vec![], used: 0, delayed: 0, stopped: 1_000, ..calm() };
+    run.seconds(1, &Second { stopped: 500, signals: vec![(19, 4_249)], ..still.clone() });
     run.seconds(12, &still);
     assert_eq!(run.causes(), [Cause::Stopped]);
     let open = run.open(Cause::Stopped);
     assert_eq!(open.culprit.unwrap().process_id, 4_249, "the signal is long past the window");
     assert!(open.summary.contains("still"), "{}", open.summary);
-    run.seconds(1, &Second { stopped: 12_500, signals: vec![(18, 4_249)], ..calm() });
+    run.seconds(1, &Second { stopped: 400, signals: vec![(18, 4_249)], ..calm() });
+    run.seconds(16, &calm());
+    assert_eq!((run.causes().len(), run.closed.len()), (1, 1));
+}
+
+#[test]
+fn a_stop_is_over_when_its_process_runs_again_though_nobody_sent_sigcont() {
+    let mut run = Run::calm();
+    run.seconds(1, &Second { stopped: 500, signals: vec![(19, 4_249)], ..calm() });
+    run.seconds(4, &Second { stopped: 1_000, ..calm() });
+    assert_eq!(run.causes(), [Cause::Stopped]);
     run.seconds(16, &calm());
     assert_eq!((run.causes().len(), run.closed.len()), (1, 1));
 }

@@ -84,6 +84,14 @@ fn vitals_below_their_bounds_are_no_cause() {
 }
 
 #[test]
+fn a_debugger_that_lets_go_without_sigcont_is_no_stop_that_lasts() {
+    let mut run = Run::calm();
+    run.seconds(1, &Second { stopped: 40, signals: vec![(19, 4_249)], ..calm() });
+    run.seconds(30, &calm());
+    assert_eq!(run.causes(), [], "{:#?}", run.shown());
+}
+
+#[test]
 fn a_quota_for_a_moment_is_no_cause() {
     let mut run = Run::calm();
     for _ in 0..10 {

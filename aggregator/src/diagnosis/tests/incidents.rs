@@ -1,7 +1,7 @@
 //! The life of incidents: hysteresis, silence, restart, bounds.
 
 use super::scene::*;
-use crate::diagnosis::{Cause, Confidence, Finding, Incidents, MAX_KEPT, UNHEARD};
+use crate::diagnosis::{Cause, Confidence, Culprit, CulpritKind, Finding, Incidents, MAX_KEPT, UNHEARD};
 
 #[test]
 fn flickers_neither_open_nor_close() {
@@ -129,6 +129,49 @@ fn finding(weight_ns: u64) -> Finding {
         weight_ns,
         confirmations: 1,
     }
+}
+
+/// The same, of one who did it.
+fn finding_of(process_id: u32, weight_ns: u64) -> Finding {
+    let culprit = Culprit {
+        kind: CulpritKind::Process,
+        process_id,
+        comm: String::new(),
+        process: String::new(),
+        cgroup: String::new(),
+        container_id: String::new(),
+        pod_uid: String::new(),
+        share: 0.5,
+        certainty: Confidence::High,
+    };
+    Finding { culprits: vec![culprit], ..finding(weight_ns) }
+}
+
+/// Whom an incident names after findings a second apart.
+fn named_after(findings: impl IntoIterator<Item = Finding>) -> Option<u32> {
+    let mut incidents = Incidents::default();
+    for (second, finding) in (0..).zip(findings) {
+        incidents.note(at(second * 1_000), 0, (CLUSTER, MEMBER), vec![finding], &mut uuid::Uuid::new_v4);
+    }
+    let shown = incidents.shown(0).of(CLUSTER)[0].clone();
+    shown.culprit.as_ref().map(|culprit| culprit.process_id)
+}
+
+#[test]
+fn the_first_to_see_who_did_it_is_believed_whatever_its_weight() {
+    assert_eq!(named_after([finding(10), finding(5)]), None);
+    assert_eq!(named_after([finding(10), finding_of(7, 5)]), Some(7));
+    assert_eq!(
+        named_after([finding(10), finding_of(7, 5), finding_of(8, 6)]),
+        Some(7),
+        "10 is still the most"
+    );
+}
+
+#[test]
+fn who_goes_on_alone_is_named_after_a_while() {
+    let then = |seconds| std::iter::once(finding_of(7, 10)).chain(vec![finding_of(8, 5); seconds]);
+    assert_eq!((named_after(then(9)), named_after(then(12))), (Some(7), Some(8)));
 }
 
 #[test]

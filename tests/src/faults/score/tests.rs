@@ -145,6 +145,30 @@ fn what_the_run_before_left_is_nobodys() {
 }
 
 #[test]
+fn what_is_said_long_after_the_run_before_is_not_left_of_it() {
+    let before = [expected(Cause::Stopped, &[B], process(7))];
+    let judgement = judge(&[], &before, &[found(B, "stopped", 60.0, named(7))]);
+    assert_eq!(judgement.false_verdicts, [format!("{B} stopped")]);
+}
+
+#[test]
+fn what_was_said_before_a_fault_began_was_not_said_of_it() {
+    let wanted = [Expected { onset: at(2.0), ..expected(Cause::Stopped, &[A], process(7)) }];
+    let judgement = judge(&wanted, &[], &[Found { seen_at: at(2.5), ..found(A, "stopped", 1.0, named(7)) }]);
+    assert!(!judgement.cause_right && !judgement.culprit_right && judgement.seconds.is_none());
+    assert_eq!(judgement.false_verdicts, [format!("{A} stopped")]);
+}
+
+#[test]
+fn a_product_that_ends_is_wrong_whatever_it_said() {
+    let wanted = [expected(Cause::Stopped, &[A], process(7))];
+    let ended = Found::ended(at(3.0), "agent-1 panicked".to_owned());
+    let judgement = judge(&wanted, &[], &[found(A, "stopped", 1.0, named(7)), ended.clone()]);
+    assert!(judgement.cause_right && !judgement.is_right());
+    assert_eq!(judge(&[], &[], &[ended]).false_verdicts, ["product ended"]);
+}
+
+#[test]
 fn wilsons_interval_is_the_textbooks() {
     let close = |(low, high): (f64, f64), wanted: (f64, f64)| {
         assert!((low - wanted.0).abs() < 5e-4 && (high - wanted.1).abs() < 5e-4, "{low} {high}");
