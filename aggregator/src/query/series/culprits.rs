@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::super::{Query, QueryError};
 use super::gaps::Who;
 use super::plan::Plan;
-use super::{History, MAX_STEP_ROWS, Series, check_rows};
+use super::{History, MAX_STEP_ROWS, Series, check, check_rows};
 
 /// Which culprits.
 #[derive(Clone, Debug)]
@@ -111,7 +111,10 @@ impl Query {
             .fetch::<OtherRow>();
         let (rows, gaps) = tokio::try_join!(rows, self.gaps(cluster, &scope.members, "autopsy", plan))?;
         let rows = check_rows(rows)?;
-        let series = rows.chunk_by(|a, b| a.key() == b.key()).map(|rows| {
+        let same = |a: &OtherRow, b: &OtherRow| a.key() == b.key();
+        // Before they are made.
+        check(rows.chunk_by(same).count().saturating_mul(plan.len() * COLUMNS.len()))?;
+        let series = rows.chunk_by(same).map(|rows| {
             let who = Who { member: rows[0].member, agent: Uuid::nil() };
             let unseen: Vec<bool> = plan
                 .steps()
