@@ -20,7 +20,7 @@ mod window;
 
 pub use leader::{Agreement, Change, Leadership, Statement, agree};
 pub use member::{Alive, Faults, Health, Member, Report, SILENT_AFTER, UNRESPONSIVE_AFTER};
-pub use window::{Cumulative, KEPT, LONGEST_DELTA, Window};
+pub use window::{Cumulative, DELTAS_KEPT, KEPT, LONGEST_DELTA, Window};
 
 /// Most clusters in the model.
 pub const MAX_CLUSTERS: usize = 2_000;

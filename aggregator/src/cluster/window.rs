@@ -2,7 +2,8 @@
 //!
 //! Agents send cumulative histograms; the difference of two messages is one delta. Nothing is counted twice: a message
 //! that is not newer than the last one changes nothing, and after a new epoch, a reset or a gap the next message is only
-//! a new base. What an agent sends late fills the gap: charts see it, rules do not, since it says nothing about now.
+//! a new base. What an agent sends late fills the gap: charts see it as far as they are made of live messages, rules do not,
+//! since it says nothing about now.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,8 +13,12 @@ use etcdmon_histogram::{BUCKETS, bucket_of, midpoint_ns, quantile_ns, upper_ns};
 
 use crate::clock::At;
 
-/// How far back deltas are kept.
+/// How far back what an agent sends late completes the past.
 pub const KEPT: Duration = Duration::from_secs(600);
+
+/// How far back deltas are kept, and so the longest window of a rule. Each is a piece of memory of its own, and a busy member has
+/// three a second.
+pub const DELTAS_KEPT: Duration = Duration::from_secs(120);
 
 /// A delta that covers more than this says nothing about a moment: it is dropped, and the time counts as a gap.
 pub const LONGEST_DELTA: Duration = Duration::from_secs(5);
@@ -48,7 +53,7 @@ struct Gap {
     end: (At, Cumulative),
 }
 
-/// Deltas of the last [`KEPT`].
+/// Deltas of the last [`DELTAS_KEPT`].
 #[derive(Debug, Clone, Default)]
 pub struct Series {
     base: Option<(At, Cumulative)>,
@@ -62,7 +67,7 @@ impl Series {
     /// agent began anew without saying so.
     pub fn push(&mut self, at: At, now: Cumulative) -> bool {
         let before = self.base.replace((at, now.clone()));
-        let oldest = at.minus(KEPT);
+        let oldest = at.minus(DELTAS_KEPT);
         while self.deltas.front().is_some_and(|delta| delta.to < oldest) {
             self.deltas.pop_front();
         }

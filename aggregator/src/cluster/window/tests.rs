@@ -92,7 +92,7 @@ fn old_deltas_are_forgotten() {
     for second in 0..2_000 {
         series.push(at(second), cumulative(&[(1, u64::try_from(second).unwrap())]));
     }
-    assert!(series.deltas.len() <= 601, "{}", series.deltas.len());
+    assert!(series.deltas.len() <= 121, "{}", series.deltas.len());
 }
 
 /// Cumulative counts of 100 syncs a second, as they are at `second`.
