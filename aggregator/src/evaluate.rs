@@ -134,8 +134,9 @@ impl Evaluation {
         self.tick().await;
     }
 
+    /// Takes a message as of its arrival: how long it waited here says nothing about the member.
     fn apply(&mut self, fact: &LiveFact) {
-        let at = self.parts.clock.now();
+        let at = self.parts.clock.at(fact.received);
         let registry = &self.parts.registry;
         let message = LiveMessage {
             agent: fact.agent,

@@ -66,6 +66,8 @@ impl Series {
     /// Takes a newer cumulative histogram, received at `at`. True when the counts went backwards, which means that the
     /// agent began anew without saying so.
     pub fn push(&mut self, at: At, now: Cumulative) -> bool {
+        // Two streams of one agent may overlap for a moment: time rises all the same.
+        let at = self.base.as_ref().map_or(at, |(last, _)| at.max(*last));
         let before = self.base.replace((at, now.clone()));
         let oldest = at.minus(DELTAS_KEPT);
         while self.deltas.front().is_some_and(|delta| delta.to < oldest) {

@@ -35,7 +35,7 @@ impl Stand {
         Self { evaluation, facts, waiting, outcomes: mpsc::channel(1).1, _directory: directory }
     }
 
-    /// A message of the agent comes in.
+    /// A message of the agent comes in: ten syncs of its member's WAL more than the one before.
     fn receive(&self, number: u64, received: Instant) {
         let hello = HelloFacts {
             protocol: 1,
@@ -46,7 +46,19 @@ impl Stand {
             node: "n".to_owned(),
             allowed_commands: Vec::new(),
         };
-        let live = v1::Live { epoch: vec![1; 16], number, ..v1::Live::default() };
+        let mut counts = vec![0; etcdmon_histogram::BUCKETS];
+        counts[700] = 10 * number;
+        let syncs = v1::LiveSyncs {
+            file_class: v1::FileClass::Wal as i32,
+            latency: Some(v1::Histogram::from_counts(&counts, 0)),
+        };
+        let member = v1::LiveMember {
+            member: Some(v1::Member { cluster_id: 7, member_id: 1, ..v1::Member::default() }),
+            running: true,
+            syncs: vec![syncs],
+            ..v1::LiveMember::default()
+        };
+        let live = v1::Live { epoch: vec![1; 16], number, members: vec![member], ..v1::Live::default() };
         let fact = LiveFact { agent: AGENT, hello: Arc::new(hello), live, received_at: Utc::now(), received };
         self.facts.try_send(fact).unwrap();
     }
@@ -58,4 +70,19 @@ async fn ticks_without_a_break_judge_what_has_come() {
     (1..=10).for_each(|number| stand.receive(number, Instant::now()));
     stand.evaluation.beat(&mut stand.waiting, &mut stand.outcomes).await;
     assert_eq!(stand.evaluation.model.agent(AGENT).map(|agent| agent.number), Some(10));
+}
+
+#[tokio::test]
+async fn messages_that_waited_count_from_their_arrival() {
+    let mut stand = Stand::new().await;
+    let begin = Instant::now();
+    let arrived = |number: u32| begin + number * Duration::from_secs(1);
+    (1..=3).for_each(|number| stand.receive(number.into(), arrived(number)));
+    stand.evaluation.beat(&mut stand.waiting, &mut stand.outcomes).await;
+    let Evaluation { model, parts, .. } = &stand.evaluation;
+    let last = parts.clock.at(arrived(3));
+    assert_eq!(model.agent(AGENT).map(|agent| agent.last_seen), Some(last));
+    let (_, cluster) = model.clusters().next().unwrap();
+    let second = cluster.members[&1].syncs(last, v1::FileClass::Wal, Duration::from_secs(1));
+    assert_eq!(second.count, 10, "of a second, though all were read at once");
 }
