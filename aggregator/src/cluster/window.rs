@@ -69,11 +69,7 @@ impl Series {
         // Two streams of one agent may overlap for a moment: time rises all the same.
         let at = self.base.as_ref().map_or(at, |(last, _)| at.max(*last));
         let before = self.base.replace((at, now.clone()));
-        let oldest = at.minus(DELTAS_KEPT);
-        while self.deltas.front().is_some_and(|delta| delta.to < oldest) {
-            self.deltas.pop_front();
-        }
-        self.gaps.retain(|gap| gap.end.0 >= oldest);
+        self.expire(at);
         let Some((from, base)) = before else {
             self.open_gap(Gap { base: None, end: (at, now) });
             return false;
@@ -85,6 +81,18 @@ impl Series {
             self.deltas.push_back(Delta { to: at, late: false, pairs });
         }
         false
+    }
+
+    /// Forgets what is older than [`DELTAS_KEPT`], with the room it took.
+    pub fn expire(&mut self, at: At) {
+        let oldest = at.minus(DELTAS_KEPT);
+        while self.deltas.front().is_some_and(|delta| delta.to < oldest) {
+            self.deltas.pop_front();
+        }
+        if self.deltas.is_empty() {
+            self.deltas = VecDeque::new();
+        }
+        self.gaps.retain(|gap| gap.end.0 >= oldest);
     }
 
     /// Takes a cumulative histogram of the present epoch that was true at `at` and arrived late. What fills no gap, or was
