@@ -124,11 +124,7 @@ impl Evaluation {
 
     /// Judges what has come, and only then evaluates: ticks that take longer than their time follow each other, and must not keep
     /// anything from being seen at all.
-    async fn beat(
-        &mut self,
-        facts: &mut mpsc::Receiver<LiveFact>,
-        outcomes: &mut mpsc::Receiver<Outcome>,
-    ) {
+    async fn beat(&mut self, facts: &mut mpsc::Receiver<LiveFact>, outcomes: &mut mpsc::Receiver<Outcome>) {
         waiting(outcomes).for_each(|outcome| self.note(&outcome));
         waiting(facts).for_each(|fact| self.apply(&fact));
         self.tick().await;

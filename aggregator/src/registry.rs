@@ -226,7 +226,10 @@ mod tests {
         let ids = 1..=MAX_KNOWN as u64 + 100;
         let clusters: Vec<Uuid> = ids.clone().map(|id| registry.cluster_of(id)).collect();
         assert_eq!((registry.entries().len(), registry.take_unsaved().len()), (MAX_KNOWN, MAX_KNOWN));
-        assert!(ids.zip(clusters).all(|(id, cluster)| registry.cluster_of(id) == cluster), "the same every time");
+        assert!(
+            ids.zip(clusters).all(|(id, cluster)| registry.cluster_of(id) == cluster),
+            "the same every time"
+        );
         registry.suggest_name(MAX_KNOWN as u64 + 1, "blue");
         assert_eq!(registry.entries().len(), MAX_KNOWN);
     }

@@ -158,10 +158,7 @@ impl Answer {
         self.bytes_within(LONGEST_ANSWER)
     }
 
-    fn bytes_within(
-        self,
-        longest: Duration,
-    ) -> impl Stream<Item = Result<Bytes, SqlError>> + Send + 'static {
+    fn bytes_within(self, longest: Duration) -> impl Stream<Item = Result<Bytes, SqlError>> + Send + 'static {
         let Self { body, turn, .. } = self;
         // The turn is given back with the last byte. Nobody asks for that one while a client does not read, so somebody else
         // looks at the clock.

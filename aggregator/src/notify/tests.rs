@@ -358,8 +358,11 @@ fn missing_labels_are_equal_and_an_alert_never_inhibits_itself() {
 fn what_is_silenced_by_others_silences_nothing_of_its_own_kind() {
     let mut world = World::new();
     let labels = |name: &str, value: &str| Labels::from([(name.to_owned(), value.to_owned())]);
-    let rule =
-        Inhibition { source: labels("severity", "critical"), target: labels("cluster_id", "c"), equal: Vec::new() };
+    let rule = Inhibition {
+        source: labels("severity", "critical"),
+        target: labels("cluster_id", "c"),
+        equal: Vec::new(),
+    };
     world.profile.inhibitions = vec![rule];
     world.breach("EtcdMemberDown", "critical", "m1");
     world.breach("EtcdMemberDown", "critical", "m2");

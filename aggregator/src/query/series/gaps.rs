@@ -133,7 +133,13 @@ impl Gaps {
                     if of_reason.last().is_none_or(|last| gaps[*last].to < to) {
                         of_reason.push(gaps.len());
                     }
-                    gaps.push(Gap { from, to, reason: entry.reason.clone(), lost: entry.total, partial: true });
+                    gaps.push(Gap {
+                        from,
+                        to,
+                        reason: entry.reason.clone(),
+                        lost: entry.total,
+                        partial: true,
+                    });
                 }
             }
         }

@@ -9,7 +9,7 @@ use super::fold::{self, Growth, StepRow};
 use super::gaps::{Gaps, Who};
 use super::plan::{Plan, Resolution};
 use super::source::Segment;
-use super::{CARRY_SECONDS, History, MAX_STEP_ROWS, Series, check, check_rows, classic};
+use super::{CARRY_SECONDS, History, MAX_STEP_ROWS, Series, check, check_rows, classic, made};
 
 /// Percentiles of etcd's own histograms, with their columns.
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)];
@@ -71,7 +71,8 @@ impl Query {
             }
         }
         let found = self.metric_steps(cluster, &asked, plan).await?;
-        History::new(*plan, assemble(plan, cluster, scope, &found))
+        let scope = scope.clone();
+        made(plan, move |plan| assemble(plan, cluster, &scope, &found)).await
     }
 
     /// What the engine adds up for [`Query::metric_history`].

@@ -21,8 +21,7 @@ fn steps_without_a_value_have_their_reason_and_the_future_is_no_gap() {
         (610, 630, "agent_down", 0, false),
         (630, 660, "no_sample", 0, false),
     ];
-    let seen: Vec<_> =
-        found.iter().map(|g| (g.from, g.to, g.reason.as_str(), g.lost, g.partial)).collect();
+    let seen: Vec<_> = found.iter().map(|g| (g.from, g.to, g.reason.as_str(), g.lost, g.partial)).collect();
     assert_eq!(seen, expected);
     let ended = Plan { now_ns: 630 * SECOND_NS, ..PLAN };
     let found = gaps.of_series(&ended, who(7, 0), |_| false, |_| "no_sample");
@@ -119,7 +118,9 @@ proptest! {
 #[test]
 fn a_week_of_overload_is_not_looked_at_for_each_step() {
     let minutes = 0..10_080;
-    let gaps = Gaps::new(minutes.clone().map(|at| entry(7, "dropped", "ring_full", at * 60, (at + 1) * 60, 1)).collect());
+    let gaps = Gaps::new(
+        minutes.clone().map(|at| entry(7, "dropped", "ring_full", at * 60, (at + 1) * 60, 1)).collect(),
+    );
     let looked_at = minutes.map(|at| gaps.near(at * 60 * SECOND_NS, (at + 1) * 60 * SECOND_NS).len());
     assert_eq!(looked_at.max(), Some(1));
 }
