@@ -71,6 +71,11 @@ impl Clock {
         self.started_at.plus(self.started.elapsed())
     }
 
+    /// The steady time of a moment; what was before the start is the start.
+    pub fn at(&self, moment: Instant) -> At {
+        self.started_at.plus(moment.saturating_duration_since(self.started))
+    }
+
     /// How far the wall clock has stepped away since the start, in nanoseconds.
     pub fn offset_ns(&self) -> i64 {
         wall_now().0.saturating_sub(self.now().0)

@@ -20,7 +20,7 @@ mod window;
 
 pub use leader::{Agreement, Change, Leadership, Statement, agree};
 pub use member::{Alive, Faults, Health, Member, Report, SILENT_AFTER, UNRESPONSIVE_AFTER};
-pub use window::{Cumulative, KEPT, LONGEST_DELTA, Window};
+pub use window::{Cumulative, DELTAS_KEPT, KEPT, LONGEST_DELTA, Window};
 
 /// Most clusters in the model.
 pub const MAX_CLUSTERS: usize = 2_000;
@@ -30,6 +30,10 @@ pub const MAX_MEMBERS: usize = 64;
 
 /// Most agents in the model.
 pub const MAX_AGENTS: usize = 10_000;
+
+/// Who was not heard of for so long is forgotten, which makes room for others. The registry keeps a cluster, so it is shown as
+/// unknown; an alert of it stays, since nobody says that its cause is gone.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A new agent process needs a moment to find the members on its node; before that, a member it leaves out is not
 /// missing.
@@ -163,8 +167,14 @@ impl Model {
         Applied { leader_changes: changes, late: false }
     }
 
-    /// Lets time pass: agents that fell silent no longer vouch for a leader.
+    /// Lets time pass: agents that fell silent no longer vouch for a leader, and in the end they are forgotten.
     pub fn tick(&mut self, at: At) {
+        let oldest = at.minus(FORGOTTEN_AFTER);
+        self.agents.retain(|_, agent| agent.last_seen > oldest);
+        self.clusters.retain(|_, cluster| cluster.last_seen > oldest);
+        for member in self.clusters.values_mut().flat_map(|cluster| cluster.members.values_mut()) {
+            member.forget(at, oldest);
+        }
         let ids: Vec<Uuid> = self.clusters.keys().copied().collect();
         for id in ids {
             // A change can't come from silence: it takes a statement of a newer term.

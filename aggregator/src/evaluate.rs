@@ -114,7 +114,7 @@ impl Evaluation {
             tokio::select! {
                 biased;
                 () = end.cancelled() => break,
-                _ = ticks.tick() => self.tick().await,
+                _ = ticks.tick() => self.beat(&mut facts, &mut outcomes).await,
                 Some(outcome) = outcomes.recv() => self.note(&outcome),
                 Some(fact) = facts.recv() => self.apply(&fact),
             }
@@ -122,8 +122,17 @@ impl Evaluation {
         self.keeper.finish(&self.parts.state, COMMIT_PATIENCE).await;
     }
 
+    /// Judges what has come, and only then evaluates: ticks that take longer than their time follow each other, and must not keep
+    /// anything from being seen at all.
+    async fn beat(&mut self, facts: &mut mpsc::Receiver<LiveFact>, outcomes: &mut mpsc::Receiver<Outcome>) {
+        waiting(outcomes).for_each(|outcome| self.note(&outcome));
+        waiting(facts).for_each(|fact| self.apply(&fact));
+        self.tick().await;
+    }
+
+    /// Takes a message as of its arrival: how long it waited here says nothing about the member.
     fn apply(&mut self, fact: &LiveFact) {
-        let at = self.parts.clock.now();
+        let at = self.parts.clock.at(fact.received);
         let registry = &self.parts.registry;
         let message = LiveMessage {
             agent: fact.agent,
@@ -253,6 +262,11 @@ impl Evaluation {
     }
 }
 
+/// What waits in a queue now; what comes meanwhile waits for the next time.
+fn waiting<T>(queue: &mut mpsc::Receiver<T>) -> impl Iterator<Item = T> {
+    (0..queue.len()).map_while(|_| queue.try_recv().ok())
+}
+
 /// Why the subject of an alert that was not evaluated is positively gone.
 fn gone(at: At, model: &Model, profile: &Profile, labels: &Labels) -> Option<String> {
     let label = |name: &str| labels.get(name).map_or("", String::as_str);
@@ -272,3 +286,6 @@ fn gone(at: At, model: &Model, profile: &Profile, labels: &Labels) -> Option<Str
     };
     renamed.then(|| "its subject has another name now".to_owned())
 }
+
+#[cfg(test)]
+mod tests;

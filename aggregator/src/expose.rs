@@ -216,6 +216,8 @@ impl Sources {
         let version: Labels<'_> = &[("version", env!("CARGO_PKG_VERSION"))];
         writer.gauges("build_info", "Version of the program; always 1", [(version, 1)]);
         writer.counter("panics", "Tasks that panicked: each is a bug", etcdmon_service::process::panics());
+        let allocated = etcdmon_service::memory::allocated_bytes();
+        writer.gauge("allocated_bytes", "Memory in use, without what the allocator keeps", allocated);
     }
 
     fn ingest(&self, writer: &mut Writer<'_>) {

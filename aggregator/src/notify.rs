@@ -220,11 +220,11 @@ impl Told {
 fn group<'a>(situation: &Situation<'a>) -> BTreeMap<String, Group<'a>> {
     let firing: Vec<(Fingerprint, &Alert)> =
         situation.alerts.iter().filter(|(_, alert)| alert.state == AlertState::Firing).collect();
+    let silencers: Vec<Silencers<'_>> =
+        situation.profile.inhibitions.iter().map(|rule| Silencers::of(rule, &firing)).collect();
     let mut groups: BTreeMap<String, Group<'a>> = BTreeMap::new();
     for (id, alert) in &firing {
-        let inhibited = firing
-            .iter()
-            .any(|(_, source)| situation.profile.inhibitions.iter().any(|rule| rule.applies(source, alert)));
+        let inhibited = silencers.iter().any(|it| it.silence(alert));
         if !inhibited && situation.profile.notify.contains_key(&alert.severity) {
             groups.entry(group_key(alert)).or_default().insert(*id, alert);
         }
@@ -237,16 +237,39 @@ fn group_key(alert: &Alert) -> String {
     format!("{{{}}}", parts.join(","))
 }
 
-impl Inhibition {
-    /// Whether `source` silences `target`.
-    fn applies(&self, source: &Alert, target: &Alert) -> bool {
-        let matches =
-            |labels: &Labels, alert: &Alert| labels.iter().all(|(name, value)| alert.label(name) == value);
-        matches(&self.source, source)
-            && matches(&self.target, target)
-            && !(matches(&self.source, target) && matches(&self.target, source))
-            && self.equal.iter().all(|name| source.label(name) == target.label(name))
+/// What silences by one inhibition. Looked up, not searched: in a large outage there are as many sources as targets.
+struct Silencers<'a> {
+    rule: &'a Inhibition,
+    /// Values of the labels that source and target have in common, and whether the source is a target as well: those do not
+    /// silence each other.
+    sources: BTreeSet<(Vec<&'a str>, bool)>,
+}
+
+impl<'a> Silencers<'a> {
+    fn of(rule: &'a Inhibition, firing: &[(Fingerprint, &'a Alert)]) -> Self {
+        let sources = firing.iter().map(|(_, alert)| *alert).filter(|alert| has(alert, &rule.source));
+        Self { rule, sources: sources.map(|alert| (rule.common(alert), has(alert, &rule.target))).collect() }
     }
+
+    fn silence(&self, target: &Alert) -> bool {
+        if !has(target, &self.rule.target) {
+            return false;
+        }
+        let (common, is_source) = (self.rule.common(target), has(target, &self.rule.source));
+        self.sources.contains(&(common.clone(), false))
+            || (!is_source && self.sources.contains(&(common, true)))
+    }
+}
+
+impl Inhibition {
+    fn common<'a>(&self, alert: &'a Alert) -> Vec<&'a str> {
+        self.equal.iter().map(|name| alert.label(name)).collect()
+    }
+}
+
+/// Whether an alert has all these labels.
+fn has(alert: &Alert, labels: &Labels) -> bool {
+    labels.iter().all(|(name, value)| alert.label(name) == value)
 }
 
 /// Alerts that the receiver believes to fire and that no longer do (resolved, gone, or firing anew), with their end.

@@ -2,7 +2,8 @@
 //!
 //! The mapping is made once and kept for all time in the state: telemetry is filed under the UUID. A new UUID follows from
 //! a random id of this installation and the etcd cluster id, so a crash before it is written changes nothing: the next
-//! process finds the same one. So neither ingest nor alerts wait for the state.
+//! process finds the same one. So neither ingest nor alerts wait for the state. Ids come from agents, who may make them up:
+//! past [`MAX_KNOWN`] a new one is mapped and not remembered.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,9 @@ use uuid::Uuid;
 use crate::rule::Names;
 use crate::state::{Change, Expected, State, StateError, kind};
 use crate::store::ClusterNames;
+
+/// Most clusters that are remembered. Others are filed under the UUID that follows from their id all the same.
+const MAX_KNOWN: usize = 10_000;
 
 /// A cluster of the registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +68,9 @@ impl Registry {
             return entry.cluster;
         }
         let cluster = derive(known.installation, etcd_cluster_id);
+        if known.by_etcd_id.len() >= MAX_KNOWN {
+            return cluster;
+        }
         let name = default_name(etcd_cluster_id);
         known.insert(etcd_cluster_id, Entry { cluster, name });
         known.unsaved.push(etcd_cluster_id);
@@ -211,6 +218,20 @@ mod tests {
         assert_eq!(registry.name(registry.cluster_of(7)), "blue");
         assert_eq!(registry.name(registry.cluster_of(8)), default_name(8));
         assert_eq!(registry.take_unsaved().len(), 3, "7 as it was found, and named; 8");
+    }
+
+    #[test]
+    fn ids_without_end_are_mapped_and_not_all_remembered() {
+        let registry = Registry::default();
+        let ids = 1..=MAX_KNOWN as u64 + 100;
+        let clusters: Vec<Uuid> = ids.clone().map(|id| registry.cluster_of(id)).collect();
+        assert_eq!((registry.entries().len(), registry.take_unsaved().len()), (MAX_KNOWN, MAX_KNOWN));
+        assert!(
+            ids.zip(clusters).all(|(id, cluster)| registry.cluster_of(id) == cluster),
+            "the same every time"
+        );
+        registry.suggest_name(MAX_KNOWN as u64 + 1, "blue");
+        assert_eq!(registry.entries().len(), MAX_KNOWN);
     }
 
     #[test]

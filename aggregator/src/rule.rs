@@ -238,8 +238,8 @@ impl SyncLatency {
             if !(*share > 0.0 && *share <= 1.0) {
                 return Err("quantile and share lie above 0 and not above 1");
             }
-            if *window < Duration::from_secs(1) || *window > crate::cluster::KEPT {
-                return Err("a window lies between 1s and 10m");
+            if *window < Duration::from_secs(1) || *window > crate::cluster::DELTAS_KEPT {
+                return Err("a window lies between 1s and 2m");
             }
             if *count == 0 {
                 return Err("minimum_count is at least 1");

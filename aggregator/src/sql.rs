@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt as _};
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use self::error::SqlError;
@@ -40,6 +41,9 @@ const WAIT: Duration = Duration::from_secs(5);
 
 /// Longest time of a statement, in seconds: with [`WAIT`] it is less than the API gives a request.
 pub const MAX_SECONDS: u64 = 20;
+
+/// After so long an answer gives back its turn, whether or not it was read: its statement has ended by then.
+const LONGEST_ANSWER: Duration = Duration::from_secs(60);
 
 /// Most bytes of all parameters together: they travel in an address.
 const MAX_PARAMETER_BYTES: usize = 16 << 10;
@@ -151,11 +155,22 @@ impl std::fmt::Debug for Answer {
 impl Answer {
     /// Its bytes. An error means that what came so far is not all.
     pub fn into_bytes(self) -> impl Stream<Item = Result<Bytes, SqlError>> + Send + 'static {
+        self.bytes_within(LONGEST_ANSWER)
+    }
+
+    fn bytes_within(self, longest: Duration) -> impl Stream<Item = Result<Bytes, SqlError>> + Send + 'static {
         let Self { body, turn, .. } = self;
+        // The turn is given back with the last byte. Nobody asks for that one while a client does not read, so somebody else
+        // looks at the clock.
+        let read = CancellationToken::new();
+        let reading = read.clone().drop_guard();
+        tokio::spawn(async move {
+            let _read_or_not = tokio::time::timeout(longest, read.cancelled()).await;
+            drop(turn);
+        });
         let pieces = body.bytes_stream().map(|piece| piece.map_err(SqlError::Broken));
-        // The turn is given back with the last byte.
-        stream::unfold((Box::pin(pieces), turn), |(mut pieces, turn)| async move {
-            pieces.next().await.map(|piece| (piece, (pieces, turn)))
+        stream::unfold((Box::pin(pieces), reading), |(mut pieces, reading)| async move {
+            pieces.next().await.map(|piece| (piece, (pieces, reading)))
         })
         // Some ask again after the end.
         .fuse()
@@ -296,6 +311,29 @@ mod tests {
         assert_eq!(written(json!(null)), "\\N");
         assert_eq!(written(json!(["it's", 2, [true]])), "['it\\'s',2,[true]]");
         assert!(parameter(&json!({"a": 1})).is_err() && parameter(&json!([{}])).is_err());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_reads_gives_back_its_turn() {
+        let turns = Arc::new(Semaphore::new(1));
+        let time = Duration::from_millis(100);
+        let answer = |longest| {
+            let turn = turns.clone().try_acquire_owned().unwrap();
+            let body = axum::http::Response::new("1\n").into();
+            let format = Format::by_name("TSV").unwrap();
+            Answer { format, id: Uuid::nil(), rows_read: None, body, turn }.bytes_within(longest)
+        };
+        let next = || tokio::time::timeout(10 * time, turns.acquire());
+        let unread = answer(time);
+        assert!(turns.try_acquire().is_err(), "it is being answered");
+        assert!(next().await.is_ok(), "its time is over");
+        drop(unread);
+        let dropped = answer(Duration::MAX);
+        drop(dropped);
+        assert!(next().await.is_ok(), "its reader is gone");
+        let bytes: Vec<_> = answer(Duration::MAX).collect().await;
+        assert_eq!(bytes.into_iter().next().unwrap().unwrap(), "1\n");
+        assert!(next().await.is_ok(), "it is read");
     }
 
     #[test]

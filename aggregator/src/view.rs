@@ -433,7 +433,7 @@ impl Maker<'_> {
     fn member(&self, cluster: Uuid, id: u64, member: &Member) -> MemberView {
         let health = self.model.health(self.at, cluster, id).unwrap_or(Health::Unknown { since: None });
         let report = self.model.report(self.at, cluster, id);
-        let agent = report.and_then(|(agent, _)| self.model.agents().find(|(id, _)| *id == agent));
+        let agent = report.and_then(|(agent, _)| Some((agent, self.model.agent(agent)?)));
         let remote = report.is_some_and(|(_, report)| report.is_remote());
         let mut live = report.map(|(_, report)| report.live.clone()).unwrap_or_default();
         let counted = match health {

@@ -285,6 +285,28 @@ async fn garbage_on_the_api_port_harms_nobody() {
     program.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_say_nothing_do_not_keep_the_api_from_others() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let program = Program::start(&[]).await;
+    let connect = || tokio::net::TcpStream::connect(&program.api);
+    let (mut half, mut idle) = (connect().await.unwrap(), connect().await.unwrap());
+    half.write_all(b"PRI").await.unwrap();
+    idle.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..510 {
+        silent.push(connect().await.unwrap());
+    }
+    let health = tokio::time::timeout(15 * SECOND, program.get("/healthz")).await;
+    assert_eq!(health.expect("no permit is left")["status"], "ok");
+    let mut bytes = Vec::new();
+    let end = tokio::time::timeout(5 * SECOND, half.read_to_end(&mut bytes)).await;
+    assert!(end.is_ok(), "half a preface is kept");
+    let end = tokio::time::timeout(30 * SECOND, idle.read_to_end(&mut bytes)).await;
+    assert!(end.is_ok(), "a client that answers no ping is kept");
+    program.stop().await;
+}
+
 /// S14: clusters to be watched without agents come and go over the API, with the token alone, and outlive a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_watched_without_agents_is_changed_over_the_api_and_kept() {

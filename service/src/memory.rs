@@ -35,6 +35,20 @@ pub fn give_back() {
     let _nothing_to_give = unsafe { libc::malloc_trim(0) };
 }
 
+/// Bytes that the program has asked for and not freed, without what the allocator keeps; 0 where no allocator says that.
+pub fn allocated_bytes() -> u64 {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: takes nothing, gives numbers.
+        let info = unsafe { libc::mallinfo2() };
+        (info.uordblks + info.hblkhd) as u64
+    }
+    #[cfg(not(target_env = "gnu"))]
+    {
+        0
+    }
+}
+
 /// Gives back now and then until `end`.
 pub async fn give_back_regularly(end: CancellationToken) {
     while end.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
@@ -75,6 +89,18 @@ mod tests {
         let after = resident_bytes();
         assert!(after + (32 << 20) < before, "{before} → {after}");
         assert_eq!(survivors[9][63], 9);
+    }
+
+    #[test]
+    fn what_is_freed_is_not_allocated_whatever_the_allocator_keeps() {
+        let _alone = TURN.lock();
+        let before = allocated_bytes();
+        let small: Vec<Vec<u8>> = (0..2_048_usize).map(|number| vec![number as u8; 8 << 10]).collect();
+        let large = vec![1_u8; 16 << 20];
+        let held = allocated_bytes();
+        assert!((32 << 20..40 << 20).contains(&(held - before)), "{before} → {held}");
+        drop((small, large));
+        assert!(allocated_bytes() < before + (4 << 20), "{before} → {}", allocated_bytes());
     }
 
     #[test]

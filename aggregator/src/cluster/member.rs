@@ -250,6 +250,12 @@ impl Member {
         })
     }
 
+    /// Forgets syncs that nobody looks at any more, and reports from `oldest` or before.
+    pub fn forget(&mut self, at: At, oldest: At) {
+        self.reports.retain(|_, report| report.at > oldest);
+        self.series.values_mut().for_each(|series| series.expire(at));
+    }
+
     /// Fills gaps with what `agent` counted up to `at` and sends late.
     pub fn fill(&mut self, at: At, agent: Uuid, syncs: &[v1::LiveSyncs]) -> Faults {
         let mut faults = Faults::default();

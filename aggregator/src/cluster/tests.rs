@@ -415,3 +415,23 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn who_is_not_heard_of_is_forgotten_and_makes_room() {
+    let mut model = Model::default();
+    (1..=3).for_each(|second| drop(take(&mut model, at(second), &live_of(second, false, member(1, 1, 2)))));
+    let kept = |model: &Model| model.cluster(CLUSTER).unwrap().members[&1].recent_syncs(at(3), KEPT).count();
+    model.tick(at(100));
+    assert_eq!(kept(&model), 2);
+    model.tick(at(124));
+    assert_eq!(kept(&model), 0, "of a member that fell silent");
+    let day = 24 * 3600;
+    model.tick(at(6 * day));
+    assert_eq!((model.agents().count(), health(&model, at(6 * day), 1)), (1, "unknown"));
+    send(&mut model, at(6 * day), AGENT_2, 1, vec![member(2, 2, 3)]);
+    model.tick(at(8 * day));
+    assert_eq!(model.agents().map(|(id, _)| id).collect::<Vec<_>>(), [AGENT_2]);
+    assert!(!model.cluster(CLUSTER).unwrap().members[&1].is_reported());
+    model.tick(at(14 * day));
+    assert_eq!((model.agents().count(), model.clusters().count()), (0, 0));
+}

@@ -2,7 +2,8 @@
 //!
 //! Agents send cumulative histograms; the difference of two messages is one delta. Nothing is counted twice: a message
 //! that is not newer than the last one changes nothing, and after a new epoch, a reset or a gap the next message is only
-//! a new base. What an agent sends late fills the gap: charts see it, rules do not, since it says nothing about now.
+//! a new base. What an agent sends late fills the gap: charts see it as far as they are made of live messages, rules do not,
+//! since it says nothing about now.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,8 +13,12 @@ use etcdmon_histogram::{BUCKETS, bucket_of, midpoint_ns, quantile_ns, upper_ns};
 
 use crate::clock::At;
 
-/// How far back deltas are kept.
+/// How far back what an agent sends late completes the past.
 pub const KEPT: Duration = Duration::from_secs(600);
+
+/// How far back deltas are kept, and so the longest window of a rule. Each is a piece of memory of its own, and a busy member has
+/// three a second.
+pub const DELTAS_KEPT: Duration = Duration::from_secs(120);
 
 /// A delta that covers more than this says nothing about a moment: it is dropped, and the time counts as a gap.
 pub const LONGEST_DELTA: Duration = Duration::from_secs(5);
@@ -48,7 +53,7 @@ struct Gap {
     end: (At, Cumulative),
 }
 
-/// Deltas of the last [`KEPT`].
+/// Deltas of the last [`DELTAS_KEPT`].
 #[derive(Debug, Clone, Default)]
 pub struct Series {
     base: Option<(At, Cumulative)>,
@@ -61,12 +66,10 @@ impl Series {
     /// Takes a newer cumulative histogram, received at `at`. True when the counts went backwards, which means that the
     /// agent began anew without saying so.
     pub fn push(&mut self, at: At, now: Cumulative) -> bool {
+        // Two streams of one agent may overlap for a moment: time rises all the same.
+        let at = self.base.as_ref().map_or(at, |(last, _)| at.max(*last));
         let before = self.base.replace((at, now.clone()));
-        let oldest = at.minus(KEPT);
-        while self.deltas.front().is_some_and(|delta| delta.to < oldest) {
-            self.deltas.pop_front();
-        }
-        self.gaps.retain(|gap| gap.end.0 >= oldest);
+        self.expire(at);
         let Some((from, base)) = before else {
             self.open_gap(Gap { base: None, end: (at, now) });
             return false;
@@ -78,6 +81,18 @@ impl Series {
             self.deltas.push_back(Delta { to: at, late: false, pairs });
         }
         false
+    }
+
+    /// Forgets what is older than [`DELTAS_KEPT`], with the room it took.
+    pub fn expire(&mut self, at: At) {
+        let oldest = at.minus(DELTAS_KEPT);
+        while self.deltas.front().is_some_and(|delta| delta.to < oldest) {
+            self.deltas.pop_front();
+        }
+        if self.deltas.is_empty() {
+            self.deltas = VecDeque::new();
+        }
+        self.gaps.retain(|gap| gap.end.0 >= oldest);
     }
 
     /// Takes a cumulative histogram of the present epoch that was true at `at` and arrived late. What fills no gap, or was

@@ -344,7 +344,8 @@ impl Desk {
             match &record {
                 Record::Certificate(issued) => self.standing.note(&issued.serial, issued.standing()),
                 Record::Revocation(revocation) => self.standing.note_agent(revocation.agent, revocation.at),
-                _ => {}
+                Record::ForgetCertificate(serial) => self.standing.forget(serial),
+                Record::Token(_) | Record::ForgetToken(_) => {}
             }
             self.book.apply(record);
         }
@@ -476,5 +477,51 @@ fn event(at_ns: i64, json: &Value) -> EventView {
         agent: id("agent"),
         used_before_by: id("used_before_by"),
         peer: text("peer"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_certificate_that_the_book_forgets_is_forgotten_by_handshakes() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = Utc::now();
+        let standing = Standing::default();
+        let parts = Parts {
+            authority: Authority::open(directory.path(), now).unwrap(),
+            pins: false,
+            life: Duration::from_secs(5),
+            state: State::open(directory.path()).unwrap(),
+            standing: standing.clone(),
+            counters: Arc::default(),
+        };
+        let (mut desk, _handle) = Desk::open(parts).await.unwrap();
+        let issued = Issued {
+            serial: "1".to_owned(),
+            agent: Uuid::from_u128(1),
+            key: String::new(),
+            scope: String::new(),
+            token: String::new(),
+            node: String::new(),
+            issued_at: now,
+            not_before: now,
+            not_after: now + desk.life,
+            der: String::new(),
+            revoked_at: None,
+            revoked_because: String::new(),
+        };
+        let facts = crate::tls::AgentCertificate {
+            agent: Some(issued.agent),
+            serial: issued.serial.clone(),
+            not_before: issued.not_before,
+            not_after: issued.not_after,
+        };
+        desk.commit(now, vec![Record::Certificate(issued)], Vec::new()).await.unwrap();
+        assert!(standing.is_own(&facts));
+        let wanted = NewToken { life: desk.life, uses: 1, scope: String::new(), agent: None };
+        desk.make_token(now + chrono::TimeDelta::days(2), wanted).await.unwrap();
+        assert!(desk.book.certificates(now).is_empty() && !standing.is_own(&facts));
     }
 }

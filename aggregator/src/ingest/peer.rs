@@ -46,7 +46,16 @@ pub enum Door {
 
 /// The right to a stream.
 #[derive(Debug, Clone)]
-pub struct Pass(Option<(Arc<AgentCertificate>, Standing)>);
+pub struct Pass(Option<Shown>);
+
+/// What was shown for it.
+#[derive(Debug, Clone)]
+struct Shown {
+    certificate: Arc<AgentCertificate>,
+    /// Whether it was handed out here, as far as that was known when the stream began.
+    is_own: bool,
+    standing: Standing,
+}
 
 impl Door {
     /// Whether this peer may open a stream.
@@ -61,9 +70,10 @@ impl Door {
                            aggregator.cert-file and aggregator.key-file";
             return if *required { Err(Status::unauthenticated(refusal)) } else { Ok(Pass(None)) };
         };
-        match standing.end_of_stream(&certificate, Utc::now()) {
+        let is_own = standing.is_own(&certificate);
+        match standing.end_of_stream(&certificate, is_own, Utc::now()) {
             Some(reason) => Err(Status::permission_denied(reason)),
-            None => Ok(Pass(Some((certificate, standing.clone())))),
+            None => Ok(Pass(Some(Shown { certificate, is_own, standing: standing.clone() }))),
         }
     }
 }
@@ -74,7 +84,7 @@ impl Pass {
     /// # Errors
     /// With the status that ends the stream.
     pub fn check(&self, agent: Uuid) -> Result<(), Status> {
-        let Some((certificate, _)) = &self.0 else { return Ok(()) };
+        let Some(Shown { certificate, .. }) = &self.0 else { return Ok(()) };
         match certificate.agent {
             Some(own) if own == agent => Ok(()),
             Some(own) => Err(Status::permission_denied(format!(
@@ -89,11 +99,13 @@ impl Pass {
 
     /// Waits until the pass counts no more, and says why.
     pub async fn ended(&self) -> Status {
-        let Some((certificate, standing)) = &self.0 else { return std::future::pending().await };
+        let Some(Shown { certificate, is_own, standing }) = &self.0 else {
+            return std::future::pending().await;
+        };
         let mut changes = standing.changes();
         loop {
             let now = Utc::now();
-            if let Some(reason) = standing.end_of_stream(certificate, now) {
+            if let Some(reason) = standing.end_of_stream(certificate, *is_own, now) {
                 return Status::permission_denied(reason);
             }
             let left = (certificate.not_after - now).to_std().unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);

@@ -101,6 +101,19 @@ impl Query {
     }
 }
 
+/// Makes a history where no live message waits for it: weeks in small steps take a second, or two.
+async fn made(
+    plan: &Plan,
+    make: impl FnOnce(&Plan) -> Vec<Series> + Send + 'static,
+) -> Result<History, QueryError> {
+    let plan = *plan;
+    let history = tokio::task::spawn_blocking(move || History::new(plan, make(&plan))).await;
+    history.unwrap_or_else(|panicked| {
+        let source = clickhouse::error::Error::Custom(panicked.to_string());
+        Err(QueryError::Failed { name: "history", source })
+    })
+}
+
 /// One series.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
@@ -226,5 +239,23 @@ impl Plan {
 
     fn len(&self) -> usize {
         usize::try_from(self.points()).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_history_that_takes_long_holds_nobody_up() {
+        let plan = Plan { resolution: Resolution::Raw, step: 10, from: 600, to: 660, now_ns: 0 };
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let history = made(&plan, move |_| {
+            let _waited = receiver.recv_timeout(std::time::Duration::from_secs(5));
+            Vec::new()
+        });
+        let (history, told) = tokio::join!(history, async { sender.send(()) });
+        assert!(history.is_ok() && told.is_ok(), "nothing else ran meanwhile");
+        assert!(made(&plan, |_| panic!("on purpose")).await.is_err());
     }
 }

@@ -241,7 +241,7 @@ impl Subject<'_> {
     fn with_node(&self, evidence: Evidence, member: u64) -> Evidence {
         let node = self.model.report(self.at, self.id, member).and_then(|(agent, report)| {
             // Who asks over the network is not on the member's node.
-            let (_, agent) = self.model.agents().find(|(id, _)| *id == agent && !report.is_remote())?;
+            let agent = self.model.agent(agent).filter(|_| !report.is_remote())?;
             Some((agent.node.clone(), report.live.is_leader))
         });
         match node {

@@ -276,7 +276,7 @@ fn senseless_profiles_are_refused_with_the_rule_named() {
         (rule("member_down").replace("rules: [", "rules: [{alert: A, severity: info, signal: no_leader, for: 1s, keep_firing_for: 1s, summary: s, next_step: n}, "), "given twice"),
         (latency(""), "at least one measure"),
         (latency("{quantile: {quantile: 1.5, window: 10s, minimum_count: 1}}"), "not above 1"),
-        (latency("{quantile: {quantile: 0.5, window: 20m, minimum_count: 1}}"), "between 1s and 10m"),
+        (latency("{quantile: {quantile: 0.5, window: 121s, minimum_count: 1}}"), "between 1s and 2m"),
         (latency("{quantile: {quantile: 0.5, window: 10s, minimum_count: 0}}"), "at least 1"),
         (rule("{sync_latency: {class: tape, above: 10ms, any: []}}"), "not a file class"),
         (rule("{sync_latency: {class: wal, above: soon, any: []}}"), "length of time"),

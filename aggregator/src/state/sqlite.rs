@@ -395,7 +395,18 @@ fn append(transaction: &Connection, log: &str, at_ns: i64, json: &Value) -> rusq
     transaction
         .prepare_cached("INSERT INTO log (log, at_ns, json) VALUES (?1, ?2, ?3)")?
         .execute(params![log, at_ns, json.to_string()])?;
-    let last_to_go = transaction.last_insert_rowid() - LOG_LINES_KEPT;
+    // All logs share their numbers, so most have far fewer lines than that; where the first one is young there is nothing to count.
+    let oldest: i64 = transaction
+        .prepare_cached("SELECT min(number) FROM log WHERE log = ?1")?
+        .query_row([log], |row| row.get(0))?;
+    if transaction.last_insert_rowid() - oldest < LOG_LINES_KEPT {
+        return Ok(0);
+    }
+    let last_to_go: Option<i64> = transaction
+        .prepare_cached("SELECT number FROM log WHERE log = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2")?
+        .query_row(params![log, LOG_LINES_KEPT], |row| row.get(0))
+        .optional()?;
+    let Some(last_to_go) = last_to_go else { return Ok(0) };
     let untold: i64 = match TOLD.contains(&log) {
         true => transaction
             .prepare_cached(
@@ -422,5 +433,31 @@ fn failure(path: &Path, attempt: &'static str, source: rusqlite::Error) -> State
             StateError::InUse { path, holder: String::new() }
         }
         _ => StateError::Sqlite { path, attempt, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::log;
+    use super::*;
+
+    #[test]
+    fn each_log_keeps_its_own_lines_however_many_the_others_have() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(SCHEMA).unwrap();
+        let add = |log| append(&connection, log, 0, &json!({})).unwrap();
+        let lines = |log: &str| -> i64 {
+            connection.query_row("SELECT count(*) FROM log WHERE log = ?1", [log], |row| row.get(0)).unwrap()
+        };
+        add(log::ENROLMENT);
+        let many = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?2) \
+                    INSERT INTO log (log, at_ns, json) SELECT ?1, 0, '{}' FROM n";
+        connection.execute(many, params![log::ALERT, LOG_LINES_KEPT]).unwrap();
+        assert_eq!((add(log::ENROLMENT), lines(log::ENROLMENT)), (0, 2), "the flood was another's");
+        assert_eq!((add(log::ALERT), lines(log::ALERT)), (1, LOG_LINES_KEPT), "the first one goes, untold");
+        add(log::LEADER);
+        assert_eq!((add(log::ALERT), lines(log::ALERT)), (1, LOG_LINES_KEPT));
     }
 }

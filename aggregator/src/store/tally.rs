@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chrono::Utc;
 use uuid::Uuid;
 
 use super::block::{Block, Column, Dictionary};
@@ -25,6 +26,7 @@ pub const MAX_SERIES: usize = 500_000;
 
 /// A sample says what is now for this long; agents send a value that did not change within 30 s.
 pub const CURRENT: Duration = Duration::from_secs(120);
+const CURRENT_NS: i64 = CURRENT.as_nanos() as i64;
 
 /// Cluster, member and class of file.
 pub type ByClass = (Uuid, u64, String);
@@ -86,6 +88,8 @@ struct Series {
     /// By cluster, agent and member.
     sources: HashMap<(Uuid, Uuid, u64), ByName>,
     count: usize,
+    /// When room was last made, Unix nanoseconds.
+    made_room_ns: i64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -136,6 +140,7 @@ impl Tally {
             return;
         }
         let mut series = lock(&self.newest);
+        series.make_room(Utc::now().timestamp_nanos_opt().unwrap_or(i64::MAX));
         for block in batch.blocks.iter().filter(|block| block.table == Table::Metrics) {
             let left_out = series.take(batch.id.agent, block);
             self.left_out.fetch_add(left_out, Ordering::Relaxed);
@@ -181,8 +186,7 @@ impl Tally {
 
     /// Samples taken within [`CURRENT`] before `now_ns` (Unix nanoseconds); older ones are forgotten.
     pub fn newest(&self, now_ns: i64) -> Vec<Newest> {
-        let oldest = now_ns.saturating_sub(i64::try_from(CURRENT.as_nanos()).unwrap_or(i64::MAX));
-        lock(&self.newest).current(oldest)
+        lock(&self.newest).current(now_ns)
     }
 }
 
@@ -216,17 +220,15 @@ impl Series {
             // A member is one, whoever reports it: the newest sample counts. Nodes are told apart by their agents.
             let reporter = if cluster.is_nil() && members[row] == 0 { agent } else { Uuid::nil() };
             let source = (cluster, reporter, members[row]);
-            let names_of = self.sources.entry(source).or_default();
-            let labels_of = match names_of.get_mut(names.text(row)) {
-                Some(found) => found,
-                None => names_of.entry(names.text(row).into()).or_default(),
-            };
-            match labels_of.get_mut(labels.text(row)) {
+            let (name, labels) = (names.text(row), labels.text(row));
+            let of_name = self.sources.get_mut(&source).and_then(|names_of| names_of.get_mut(name));
+            match of_name.and_then(|labels_of| labels_of.get_mut(labels)) {
                 Some(known) if known.at_ns > *at_ns => {}
                 Some(known) => *known = sample,
                 None if self.count >= MAX_SERIES => left_out += 1,
                 None => {
-                    labels_of.insert(labels.text(row).into(), sample);
+                    let names_of = self.sources.entry(source).or_default();
+                    names_of.entry(name.into()).or_default().insert(labels.into(), sample);
                     self.count += 1;
                 }
             }
@@ -234,11 +236,32 @@ impl Series {
         left_out
     }
 
-    fn current(&mut self, oldest: i64) -> Vec<Newest> {
-        let mut found = Vec::with_capacity(self.count);
-        self.sources.retain(|(cluster, agent, member), names| {
-            names.retain(|name, all| {
+    /// Forgets what is no longer current when nothing else has room, at most once in that time: it walks over everything.
+    fn make_room(&mut self, now_ns: i64) {
+        if self.count >= MAX_SERIES && now_ns.abs_diff(self.made_room_ns) >= CURRENT_NS.unsigned_abs() {
+            self.made_room_ns = now_ns;
+            self.forget(now_ns);
+        }
+    }
+
+    fn forget(&mut self, now_ns: i64) {
+        let oldest = now_ns.saturating_sub(CURRENT_NS);
+        self.count = 0;
+        self.sources.retain(|_, names| {
+            names.retain(|_, all| {
                 all.retain(|_, sample| sample.at_ns >= oldest);
+                self.count += all.len();
+                !all.is_empty()
+            });
+            !names.is_empty()
+        });
+    }
+
+    fn current(&mut self, now_ns: i64) -> Vec<Newest> {
+        self.forget(now_ns);
+        let mut found = Vec::with_capacity(self.count);
+        for ((cluster, agent, member), names) in &self.sources {
+            for (name, all) in names {
                 found.extend(all.iter().map(|(labels, sample)| Newest {
                     cluster: *cluster,
                     member: *member,
@@ -248,11 +271,8 @@ impl Series {
                     kind: sample.kind,
                     value: sample.value,
                 }));
-                !all.is_empty()
-            });
-            !names.is_empty()
-        });
-        self.count = found.len();
+            }
+        }
         found
     }
 }

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{Plan, Simulation};
+use crate::api::Api;
 use crate::bench::{process_cpu, resident_bytes};
 use crate::engine::TABLES;
 use crate::etcd::Cluster;
@@ -74,7 +75,40 @@ fn figure(name: &str, value: f64, unit: &str, goal: Option<f64>, better: &str) -
 struct Look {
     seconds: f64,
     aggregator_bytes: f64,
+    /// Of these, what the aggregator asked for.
+    allocated_bytes: f64,
     engine_bytes: f64,
+}
+
+/// Time that the aggregator took to store groups of batches, and how many, by its own counters.
+#[derive(Clone, Copy)]
+struct Flushes {
+    seconds: f64,
+    number: f64,
+}
+
+impl Flushes {
+    async fn of(api: &Api) -> Result<Self> {
+        let seconds = shown(api, "etcdmon_aggregator_store_flush_seconds_total").await?;
+        let number = shown(api, "etcdmon_aggregator_store_flushes_total").await?;
+        Ok(Self { seconds, number })
+    }
+
+    /// Seconds that each has taken since then.
+    fn mean_since(self, begin: Self) -> f64 {
+        (self.seconds - begin.seconds) / (self.number - begin.number).max(1.0)
+    }
+}
+
+/// Mean and most of the open batches until the next look. They rise by a second's worth between two groups that are stored, so
+/// that a single value says mostly when the last one was.
+async fn open_batches(simulation: &Simulation) -> (f64, u64) {
+    let (end, mut seen) = (Instant::now() + LOOK_EVERY, Vec::new());
+    while Instant::now() < end {
+        seen.push(simulation.progress().backlog());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    (seen.iter().sum::<u64>() as f64 / seen.len() as f64, seen.into_iter().max().unwrap_or(0))
 }
 
 async fn many(options: &Options, place: &Place, figures: &mut Vec<Value>) -> Result<()> {
@@ -93,26 +127,31 @@ async fn many(options: &Options, place: &Place, figures: &mut Vec<Value>) -> Res
 
     let (begin, rows) = (Instant::now(), engine.number("SELECT count() FROM etcdmon.metrics").await?);
     let cpu = [process_cpu(pids[0])?, process_cpu(pids[1])?];
-    let inserts = inserts(&api).await?;
-    let (mut looks, mut parts, mut backlog): (Vec<Look>, u64, u64) = (Vec::new(), 0, 0);
+    let inserts = shown(&api, INSERTS).await?;
+    let (mut looks, mut parts, mut open, mut backlog): (Vec<Look>, u64, f64, u64) = (Vec::new(), 0, 0.0, 0);
+    let (first, mut middle) = (Flushes::of(&api).await?, None);
     while begin.elapsed() < options.time {
-        tokio::time::sleep(LOOK_EVERY).await;
+        let (mean, most) = open_batches(&simulation).await;
+        (open, backlog) = (open + mean, backlog.max(most));
         let look = Look {
             seconds: begin.elapsed().as_secs_f64(),
             aggregator_bytes: resident_bytes(pids[0])? as f64,
+            allocated_bytes: shown(&api, "etcdmon_aggregator_allocated_bytes").await?,
             engine_bytes: resident_bytes(pids[1])? as f64,
         };
         let most = "SELECT max(n) FROM (SELECT count() AS n FROM system.parts WHERE active AND database = 'etcdmon' \
                     GROUP BY table, partition)";
         parts = parts.max(engine.number(most).await?);
-        backlog = backlog.max(simulation.progress().backlog());
+        if middle.is_none() && begin.elapsed() >= options.time / 2 {
+            middle = Some(Flushes::of(&api).await?);
+        }
         if looks.len().is_multiple_of(6) {
             println!(
-                "{:4.0} s: aggregator {:.0} MiB, engine {:.0} MiB, most parts {parts}, {} batches open",
+                "{:4.0} s: aggregator {:.0} MiB ({:.0} allocated), engine {:.0} MiB, most parts {parts}, {mean:.0} batches open",
                 look.seconds,
                 look.aggregator_bytes / 1_048_576.0,
+                look.allocated_bytes / 1_048_576.0,
                 look.engine_bytes / 1_048_576.0,
-                simulation.progress().backlog()
             );
         }
         looks.push(look);
@@ -120,7 +159,9 @@ async fn many(options: &Options, place: &Place, figures: &mut Vec<Value>) -> Res
     let seconds = begin.elapsed().as_secs_f64();
     let stored = engine.number("SELECT count() FROM etcdmon.metrics").await? - rows;
     let used = [process_cpu(pids[0])? - cpu[0], process_cpu(pids[1])? - cpu[1]];
-    let inserts = self::inserts(&api).await? - inserts;
+    let inserts = shown(&api, INSERTS).await? - inserts;
+    let all = Flushes::of(&api).await?;
+    let middle = middle.unwrap_or(all);
     simulation.stop_producing();
     simulation.drained(DRAIN_LIMIT).await?;
     let produced = simulation.check(&api).await?;
@@ -134,6 +175,9 @@ async fn many(options: &Options, place: &Place, figures: &mut Vec<Value>) -> Res
         "higher",
     ));
     figures.push(figure("batches_open_most", backlog as f64, "batches", None, "lower"));
+    figures.push(figure("batches_open_mean", open / looks.len().max(1) as f64, "batches", None, "lower"));
+    figures.push(figure("flush_seconds_first_half", middle.mean_since(first), "s", None, "lower"));
+    figures.push(figure("flush_seconds_second_half", all.mean_since(middle), "s", None, "lower"));
     memory_figures(&looks, figures);
     let last = looks.last().context("no time to look")?;
     figures.push(figure("aggregator_rss", last.aggregator_bytes, "bytes", None, "lower"));
@@ -141,7 +185,7 @@ async fn many(options: &Options, place: &Place, figures: &mut Vec<Value>) -> Res
     figures.push(figure("aggregator_cpu", used[0].as_secs_f64() / seconds, "cores", None, "lower"));
     figures.push(figure("engine_cpu", used[1].as_secs_f64() / seconds, "cores", None, "lower"));
     figures.push(figure("active_parts_most", parts as f64, "parts", Some(100.0), "lower"));
-    let per_table = inserts as f64 / seconds / TABLES.len() as f64;
+    let per_table = inserts / seconds / TABLES.len() as f64;
     figures.push(figure("inserts_per_second_and_table", per_table, "1/s", Some(1.1), "lower"));
     for (table, (rows, bytes)) in engine.sizes().await? {
         let name = format!("{table}_bytes_per_row_unmerged");
@@ -200,9 +244,10 @@ type Bytes = fn(&Look) -> f64;
 /// Growth of what stays in memory: of the least that was seen in each minute. Merges take tens of megabytes of the engine for
 /// seconds; they would hide a growth of a few in ten minutes, and feign one.
 fn memory_figures(looks: &[Look], figures: &mut Vec<Value>) {
-    let kinds: [(&str, Bytes, Option<f64>); 3] = [
+    let kinds: [(&str, Bytes, Option<f64>); 4] = [
         ("memory_slope", |it| it.aggregator_bytes + it.engine_bytes, Some(1.0)),
         ("memory_slope_aggregator", |it| it.aggregator_bytes, None),
+        ("memory_slope_allocated", |it| it.allocated_bytes, None),
         ("memory_slope_engine", |it| it.engine_bytes, None),
     ];
     for (name, bytes, goal) in kinds {
@@ -226,9 +271,9 @@ fn floors(looks: &[Look], bytes: impl Fn(&Look) -> f64) -> Vec<(f64, f64)> {
     minutes.into_iter().map(|(minute, least)| (minute as f64 * 60.0 + 30.0, least)).collect()
 }
 
-/// Growth in ten minutes by least squares as a share of the mean, and two standard errors of it; zeros for less than three points.
+/// Growth in ten minutes by least squares as a share of the mean, and two standard errors of it; zeros for less than three points or no size.
 fn slope_per_ten_minutes(points: &[(f64, f64)]) -> (f64, f64) {
-    if points.len() < 3 {
+    if points.len() < 3 || points.iter().all(|(_, size)| *size == 0.0) {
         return (0.0, 0.0);
     }
     let count = points.len() as f64;
@@ -241,11 +286,14 @@ fn slope_per_ten_minutes(points: &[(f64, f64)]) -> (f64, f64) {
     (slope * 600.0 / size, 2.0 * error * 600.0 / size)
 }
 
-/// Inserts that ended well, by the aggregator's own counter.
-async fn inserts(api: &crate::api::Api) -> Result<u64> {
+/// Inserts that ended well.
+const INSERTS: &str = "etcdmon_aggregator_store_inserts_total";
+
+/// A number that the aggregator shows of itself.
+async fn shown(api: &Api, name: &str) -> Result<f64> {
     let (_, text) = api.raw("/metrics").await?;
-    let line = text.lines().find_map(|line| line.strip_prefix("etcdmon_aggregator_store_inserts_total "));
-    Ok(line.context("no counter of inserts")?.trim().parse()?)
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    Ok(value.with_context(|| format!("no {name}"))?.trim().parse()?)
 }
 
 /// The aggregator's engine, asked while it runs. Its address is in the aggregator's log, its key in its environment,
@@ -328,6 +376,7 @@ mod tests {
         let look = |step: u32| Look {
             seconds: f64::from(step) * 5.0,
             aggregator_bytes: 1_000.0 + f64::from(step % 3),
+            allocated_bytes: 0.0,
             engine_bytes: 1_000.0 + f64::from(step),
         };
         let looks: Vec<Look> = (0..120).map(look).collect();
@@ -336,6 +385,19 @@ mod tests {
         assert!(error < 1e-9, "{error}");
         let (slope, _) = slope_per_ten_minutes(&floors(&looks, |look| look.aggregator_bytes));
         assert!(slope.abs() < 1e-9, "{slope}");
+        assert_eq!(
+            slope_per_ten_minutes(&floors(&looks, |look| look.allocated_bytes)),
+            (0.0, 0.0),
+            "not said"
+        );
+    }
+
+    #[test]
+    fn flushes_are_told_apart_by_when_they_were() {
+        let [begin, middle, end] =
+            [(1.0, 10.0), (4.0, 20.0), (10.0, 30.0)].map(|(seconds, number)| Flushes { seconds, number });
+        assert_eq!((middle.mean_since(begin), end.mean_since(middle)), (0.3, 0.6));
+        assert_eq!(end.mean_since(end), 0.0);
     }
 
     #[test]
@@ -343,6 +405,7 @@ mod tests {
         let look = |step: u32| Look {
             seconds: f64::from(step) * 5.0,
             aggregator_bytes: 1_000.0,
+            allocated_bytes: 0.0,
             engine_bytes: if step > 60 && !step.is_multiple_of(6) { 1_500.0 } else { 1_000.0 },
         };
         let looks: Vec<Look> = (0..120).map(look).collect();

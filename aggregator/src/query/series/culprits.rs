@@ -8,9 +8,9 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::super::{Query, QueryError};
-use super::gaps::Who;
+use super::gaps::{Gaps, Who};
 use super::plan::Plan;
-use super::{History, MAX_STEP_ROWS, Series, check_rows};
+use super::{History, MAX_STEP_ROWS, Series, check, check_rows, made};
 
 /// Which culprits.
 #[derive(Clone, Debug)]
@@ -111,42 +111,53 @@ impl Query {
             .fetch::<OtherRow>();
         let (rows, gaps) = tokio::try_join!(rows, self.gaps(cluster, &scope.members, "autopsy", plan))?;
         let rows = check_rows(rows)?;
-        let series = rows.chunk_by(|a, b| a.key() == b.key()).map(|rows| {
-            let who = Who { member: rows[0].member, agent: Uuid::nil() };
-            let unseen: Vec<bool> = plan
-                .steps()
-                .map(|at| gaps.blind(who, at * 1_000_000_000, (at + step) * 1_000_000_000).is_some())
-                .collect();
-            let future = |at: i64| at.saturating_mul(1_000_000_000) >= plan.now_ns;
-            let empty: Vec<f64> = plan
-                .steps()
-                .zip(&unseen)
-                .map(|(at, unseen)| if *unseen || future(at) { f64::NAN } else { 0.0 })
-                .collect();
-            let column = |value: Measure| {
-                let mut values = empty.clone();
-                for row in rows {
-                    if let Some(slot) = plan.index(row.step_at).and_then(|step| values.get_mut(step)) {
-                        *slot = value(row) as f64;
-                    }
-                }
-                values
-            };
-            let columns: Vec<_> = COLUMNS.iter().map(|(name, value)| (*name, column(*value))).collect();
-            let known = &columns[0].1;
-            let gaps = gaps.of_series(plan, who, |step| !known[step].is_nan(), |_| "not_reported");
-            Series {
-                cluster,
-                offset_seconds: 0,
-                name: "io_by_others".to_owned(),
-                member: rows[0].member,
-                agent: None,
-                labels: rows[0].labels(),
-                columns,
-                gaps,
-                live_from: None,
-            }
-        });
-        History::new(*plan, series.collect())
+        // Before they are made.
+        check(rows.chunk_by(is_same).count().saturating_mul(plan.len() * COLUMNS.len()))?;
+        made(plan, move |plan| assemble(plan, cluster, &rows, &gaps)).await
     }
+}
+
+fn is_same(a: &OtherRow, b: &OtherRow) -> bool {
+    a.key() == b.key()
+}
+
+/// Series out of rows that are ordered by series and step.
+fn assemble(plan: &Plan, cluster: Uuid, rows: &[OtherRow], gaps: &Gaps) -> Vec<Series> {
+    let series = rows.chunk_by(is_same).map(|rows| {
+        let who = Who { member: rows[0].member, agent: Uuid::nil() };
+        let unseen: Vec<bool> = plan
+            .steps()
+            .map(|at| gaps.blind(who, at * 1_000_000_000, (at + plan.step) * 1_000_000_000).is_some())
+            .collect();
+        let future = |at: i64| at.saturating_mul(1_000_000_000) >= plan.now_ns;
+        let empty: Vec<f64> = plan
+            .steps()
+            .zip(&unseen)
+            .map(|(at, unseen)| if *unseen || future(at) { f64::NAN } else { 0.0 })
+            .collect();
+        let column = |value: Measure| {
+            let mut values = empty.clone();
+            for row in rows {
+                if let Some(slot) = plan.index(row.step_at).and_then(|step| values.get_mut(step)) {
+                    *slot = value(row) as f64;
+                }
+            }
+            values
+        };
+        let columns: Vec<_> = COLUMNS.iter().map(|(name, value)| (*name, column(*value))).collect();
+        let known = &columns[0].1;
+        let gaps = gaps.of_series(plan, who, |step| !known[step].is_nan(), |_| "not_reported");
+        Series {
+            cluster,
+            offset_seconds: 0,
+            name: "io_by_others".to_owned(),
+            member: rows[0].member,
+            agent: None,
+            labels: rows[0].labels(),
+            columns,
+            gaps,
+            live_from: None,
+        }
+    });
+    series.collect()
 }

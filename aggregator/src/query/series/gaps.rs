@@ -1,5 +1,7 @@
 //! What nobody saw, out of the ledger.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -13,7 +15,12 @@ const SECOND_NS: i64 = 1_000_000_000;
 
 /// Stretches of one stream, for one question.
 #[derive(Clone, Debug, Default)]
-pub struct Gaps(Vec<Entry>);
+pub struct Gaps {
+    /// By rising begin.
+    entries: Vec<Entry>,
+    /// The latest end of an entry and of those before it.
+    ends_ns: Vec<i64>,
+}
 
 /// Whose facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,17 +60,33 @@ impl Entry {
 }
 
 impl Gaps {
+    fn new(mut entries: Vec<Entry>) -> Self {
+        entries.sort_by_key(|entry| entry.from_ns);
+        let ends = entries.iter().scan(i64::MIN, |latest, entry| {
+            *latest = entry.to_ns.max(*latest);
+            Some(*latest)
+        });
+        Self { ends_ns: ends.collect(), entries }
+    }
+
+    /// Entries that overlap a time, and few others: a lasting overload leaves one a minute, and each step of each series asks.
+    fn near(&self, from_ns: i64, to_ns: i64) -> &[Entry] {
+        let begin = self.ends_ns.partition_point(|end| *end <= from_ns);
+        let end = self.entries.partition_point(|entry| entry.from_ns < to_ns);
+        self.entries.get(begin..end).unwrap_or_default()
+    }
+
     /// Why nothing was seen of somebody for some of the time; `None` when something could be seen all of it.
     pub fn blind(&self, who: Who, from_ns: i64, to_ns: i64) -> Option<&str> {
         let fits = |entry: &&Entry| entry.is_blind() && entry.concerns(who) && entry.overlaps(from_ns, to_ns);
-        self.0.iter().find(fits).map(|entry| entry.reason.as_str())
+        self.near(from_ns, to_ns).iter().find(fits).map(|entry| entry.reason.as_str())
     }
 
     /// The same, or why something was dropped.
     pub fn reason(&self, who: Who, from_ns: i64, to_ns: i64) -> Option<&str> {
         let fits = |entry: &&Entry| entry.concerns(who) && entry.overlaps(from_ns, to_ns);
         self.blind(who, from_ns, to_ns)
-            .or_else(|| self.0.iter().find(fits).map(|entry| entry.reason.as_str()))
+            .or_else(|| self.near(from_ns, to_ns).iter().find(fits).map(|entry| entry.reason.as_str()))
     }
 
     /// Gaps of a series: its steps without a value, each with its reason, and what else the ledger says was lost.
@@ -90,18 +113,34 @@ impl Gaps {
             }
         }
         let (from_ns, to_ns) = (plan.from * SECOND_NS, plan.to * SECOND_NS);
-        for entry in self.0.iter().filter(|entry| entry.concerns(who) && entry.overlaps(from_ns, to_ns)) {
+        // Gaps so far follow each other; of partial ones only those are looked for that end later than all before them.
+        let whole = gaps.len();
+        let mut partial: HashMap<&str, Vec<usize>> = HashMap::new();
+        let entries = self.near(from_ns, to_ns).iter();
+        for entry in entries.filter(|entry| entry.concerns(who) && entry.overlaps(from_ns, to_ns)) {
             let (from, to) = (entry.from_ns.div_euclid(SECOND_NS), -(-entry.to_ns).div_euclid(SECOND_NS));
-            let same = |gap: &&mut Gap| gap.reason == entry.reason && gap.from <= from && gap.to >= to;
-            match gaps.iter_mut().find(same) {
-                Some(gap) => gap.lost = gap.lost.saturating_add(entry.total),
-                None => gaps.push(Gap {
-                    from: from.max(plan.from),
-                    to: to.min(plan.to),
-                    reason: entry.reason.clone(),
-                    lost: entry.total,
-                    partial: true,
-                }),
+            let of_reason = partial.entry(&entry.reason).or_default();
+            let inside = gaps[..whole].partition_point(|gap| gap.from <= from).checked_sub(1);
+            let later = of_reason.get(of_reason.partition_point(|index| gaps[*index].to < to)).copied();
+            let holds = |index: &usize| {
+                let gap = &gaps[*index];
+                gap.reason == entry.reason && gap.from <= from && gap.to >= to
+            };
+            match inside.filter(holds).or(later.filter(holds)) {
+                Some(index) => gaps[index].lost = gaps[index].lost.saturating_add(entry.total),
+                None => {
+                    let (from, to) = (from.max(plan.from), to.min(plan.to));
+                    if of_reason.last().is_none_or(|last| gaps[*last].to < to) {
+                        of_reason.push(gaps.len());
+                    }
+                    gaps.push(Gap {
+                        from,
+                        to,
+                        reason: entry.reason.clone(),
+                        lost: entry.total,
+                        partial: true,
+                    });
+                }
             }
         }
         gaps.sort_by_key(|gap| (gap.from, gap.to));
@@ -151,13 +190,13 @@ impl Query {
             .await?;
         let from_ns = from.timestamp_nanos_opt().unwrap_or(0);
         let found = super::check_rows(found)?;
-        Ok(Gaps(found.into_iter().filter(|entry| entry.to_ns > from_ns).collect()))
+        Ok(Gaps::new(found.into_iter().filter(|entry| entry.to_ns > from_ns).collect()))
     }
 }
 
 #[cfg(test)]
 pub fn blind(member: u64, from: i64, to: i64, reason: &str) -> Gaps {
-    Gaps(vec![entry(member, "blind", reason, from, to, 7)])
+    Gaps::new(vec![entry(member, "blind", reason, from, to, 7)])
 }
 
 #[cfg(test)]
@@ -174,53 +213,5 @@ fn entry(member: u64, kind: &str, reason: &str, from: i64, to: i64, total: u64) 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::Resolution;
-    use super::*;
-
-    const PLAN: Plan =
-        Plan { resolution: Resolution::Raw, step: 10, from: 600, to: 660, now_ns: 655 * SECOND_NS };
-
-    fn who(member: u64, agent: u128) -> Who {
-        Who { member, agent: Uuid::from_u128(agent) }
-    }
-
-    #[test]
-    fn steps_without_a_value_have_their_reason_and_the_future_is_no_gap() {
-        let gaps = blind(7, 605, 625, "agent_down");
-        // Only the first step has a value.
-        let found = gaps.of_series(&PLAN, who(7, 0), |step| step == 0, |_| "no_sample");
-        let expected = [
-            // It began within the first step.
-            (605, 625, "agent_down", 7, true),
-            (610, 630, "agent_down", 0, false),
-            (630, 660, "no_sample", 0, false),
-        ];
-        let seen: Vec<_> =
-            found.iter().map(|g| (g.from, g.to, g.reason.as_str(), g.lost, g.partial)).collect();
-        assert_eq!(seen, expected);
-        let ended = Plan { now_ns: 630 * SECOND_NS, ..PLAN };
-        let found = gaps.of_series(&ended, who(7, 0), |_| false, |_| "no_sample");
-        assert_eq!(found.iter().map(|gap| gap.to).max(), Some(630));
-    }
-
-    #[test]
-    fn what_was_dropped_is_told_where_values_lack_it() {
-        let gaps = Gaps(vec![entry(7, "dropped", "ring_full", 600, 660, 5)]);
-        let found = gaps.of_series(&PLAN, who(7, 0), |_| true, |_| "no_sample");
-        assert_eq!(found.len(), 1);
-        assert!(found[0].partial && found[0].lost == 5 && found[0].reason == "ring_full");
-        assert_eq!(gaps.blind(who(7, 0), 0, i64::MAX), None, "a drop is no blindness");
-    }
-
-    #[test]
-    fn an_agent_that_is_down_does_not_see_its_node_and_others_do() {
-        let gaps = blind(7, 600, 610, "agent_down");
-        let (from, to) = (604 * SECOND_NS, 606 * SECOND_NS);
-        assert_eq!(gaps.blind(who(7, 0), from, to), Some("agent_down"));
-        assert_eq!(gaps.blind(who(0, 1), from, to), Some("agent_down"));
-        assert_eq!(gaps.blind(who(0, 2), from, to), None);
-        assert_eq!(gaps.blind(who(8, 0), from, to), None);
-        assert_eq!(gaps.blind(who(7, 0), 610 * SECOND_NS, 620 * SECOND_NS), None, "its end is not in it");
-    }
-}
+#[path = "gaps/tests.rs"]
+mod tests;

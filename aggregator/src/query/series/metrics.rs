@@ -9,10 +9,13 @@ use super::fold::{self, Growth, StepRow};
 use super::gaps::{Gaps, Who};
 use super::plan::{Plan, Resolution};
 use super::source::Segment;
-use super::{CARRY_SECONDS, History, MAX_STEP_ROWS, Series, check_rows, classic};
+use super::{CARRY_SECONDS, History, MAX_STEP_ROWS, Series, check, check_rows, classic, made};
 
 /// Percentiles of etcd's own histograms, with their columns.
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)];
+
+/// A histogram has so many times more values while it is made than afterwards: the growth of each bucket.
+const HISTOGRAM_SHARE: usize = 4;
 
 /// What was sampled so lately may not be stored yet: agents send every few seconds, and what was spooled later still.
 const ON_ITS_WAY_SECONDS: i64 = 60;
@@ -68,7 +71,8 @@ impl Query {
             }
         }
         let found = self.metric_steps(cluster, &asked, plan).await?;
-        History::new(*plan, assemble(plan, cluster, scope, &found))
+        let scope = scope.clone();
+        made(plan, move |plan| assemble(plan, cluster, &scope, &found)).await
     }
 
     /// What the engine adds up for [`Query::metric_history`].
@@ -93,7 +97,9 @@ impl Query {
             .unsigned("limit", MAX_STEP_ROWS + 1)
             .fetch::<StepRow>();
         let (rows, gaps) = tokio::try_join!(rows, self.gaps(cluster, &scope.members, "metric", plan))?;
-        Ok(Found { rows: check_rows(rows)?, gaps })
+        let rows = check_rows(rows)?;
+        check_room(plan, &rows)?;
+        Ok(Found { rows, gaps })
     }
 
     /// Agents that reported the cluster in the time of a plan.
@@ -264,6 +270,13 @@ fn assemble(plan: &Plan, cluster: Uuid, scope: &MetricScope, found: &Found) -> V
     });
     series.extend(of_families);
     series
+}
+
+/// Refuses, before anything is made of the rows, what could only be refused afterwards: a series with a single row takes as much
+/// room as one with a value in every step, in two columns at least.
+fn check_room(plan: &Plan, rows: &[StepRow]) -> Result<(), QueryError> {
+    let series = rows.chunk_by(is_same_series).count();
+    check(series.saturating_mul(plan.len()).saturating_mul(2) / HISTOGRAM_SHARE)
 }
 
 /// Whether two rows are of the same series.

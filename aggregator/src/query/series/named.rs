@@ -4,9 +4,9 @@ use uuid::Uuid;
 
 use super::super::{Query, QueryError};
 use super::fold;
-use super::metrics::{Function, Id, MetricScope, is_same_series};
+use super::metrics::{Found, Function, Id, MetricScope, is_same_series};
 use super::plan::Plan;
-use super::{History, Series};
+use super::{History, Series, made};
 
 /// A selection of resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,35 +148,40 @@ impl Query {
             ..MetricScope::default()
         };
         let found = self.metric_steps(cluster, &scope, plan).await?;
-        let mut rows = found.rows;
-        rows.sort_by(|a, b| (a.member, &a.name, a.step_at).cmp(&(b.member, &b.name, b.step_at)));
-        let series = rows.chunk_by(|a, b| a.member == b.member).map(|of_member| {
-            let newest_ns = of_member.iter().map(|row| row.last_ns).max().unwrap_or(i64::MIN);
-            let mut id = Id::of(&of_member[0]);
-            id.name = "raft".to_owned();
-            id.labels.clear();
-            let of = |name: &str| {
-                let mut chunks = of_member.chunk_by(is_same_series);
-                chunks.find(|rows| rows[0].name == name).unwrap_or_default()
-            };
-            let growth = |name: &str| fold::growth(plan, of(name), &found.gaps, id.who());
-            let gauge = |name: &str| fold::gauge(plan, of(name), &found.gaps, id.who());
-            let (committed, applied) = (gauge(COMMITTED).last, gauge(APPLIED).last);
-            let columns = vec![
-                ("committed_per_second", growth(COMMITTED).per_second),
-                ("applied_per_second", growth(APPLIED).per_second),
-                ("pending", gauge(PENDING).high),
-                ("failed", growth(FAILED).increase),
-                ("leader_changes", growth(LEADER_CHANGES).increase),
-                ("is_leader", gauge(IS_LEADER).last),
-                // Both are read in one scrape; the applied one may be read a moment later.
-                ("apply_lag", committed.iter().zip(&applied).map(|(of, done)| behind(of - done)).collect()),
-                ("committed", committed),
-            ];
-            id.series(cluster, plan, &found.gaps, newest_ns, columns)
-        });
-        History::new(*plan, series.collect::<Vec<Series>>())
+        made(plan, move |plan| of_raft(plan, cluster, found)).await
     }
+}
+
+/// A series of each member.
+fn of_raft(plan: &Plan, cluster: Uuid, found: Found) -> Vec<Series> {
+    let Found { mut rows, gaps } = found;
+    rows.sort_by(|a, b| (a.member, &a.name, a.step_at).cmp(&(b.member, &b.name, b.step_at)));
+    let series = rows.chunk_by(|a, b| a.member == b.member).map(|of_member| {
+        let newest_ns = of_member.iter().map(|row| row.last_ns).max().unwrap_or(i64::MIN);
+        let mut id = Id::of(&of_member[0]);
+        id.name = "raft".to_owned();
+        id.labels.clear();
+        let of = |name: &str| {
+            let mut chunks = of_member.chunk_by(is_same_series);
+            chunks.find(|rows| rows[0].name == name).unwrap_or_default()
+        };
+        let growth = |name: &str| fold::growth(plan, of(name), &gaps, id.who());
+        let gauge = |name: &str| fold::gauge(plan, of(name), &gaps, id.who());
+        let (committed, applied) = (gauge(COMMITTED).last, gauge(APPLIED).last);
+        let columns = vec![
+            ("committed_per_second", growth(COMMITTED).per_second),
+            ("applied_per_second", growth(APPLIED).per_second),
+            ("pending", gauge(PENDING).high),
+            ("failed", growth(FAILED).increase),
+            ("leader_changes", growth(LEADER_CHANGES).increase),
+            ("is_leader", gauge(IS_LEADER).last),
+            // Both are read in one scrape; the applied one may be read a moment later.
+            ("apply_lag", committed.iter().zip(&applied).map(|(of, done)| behind(of - done)).collect()),
+            ("committed", committed),
+        ];
+        id.series(cluster, plan, &gaps, newest_ns, columns)
+    });
+    series.collect()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::super::{IN_RANGE, Query, QueryError, in_members};
 use super::gaps::{Gaps, Who};
 use super::plan::{Plan, Resolution};
-use super::{History, MAX_STEP_ROWS, Series, check_rows};
+use super::{History, MAX_STEP_ROWS, Series, check_rows, made};
 use crate::view::RecentSyncs;
 
 const SECOND_NS: i64 = 1_000_000_000;
@@ -379,18 +379,21 @@ impl Query {
             self.gaps(cluster, &scope.members, "sync", plan),
             self.watched(cluster, &scope.members, plan),
         )?;
-        let mut grid = Grid::new(plan, scope.apart);
-        rows.iter().for_each(|row| grid.add_syncs(row));
-        if plan.resolution == Resolution::Raw {
-            let wanted = |it: &&RecentSyncs| {
-                (scope.members.is_empty() || scope.members.contains(&it.member))
-                    && scope.class.is_none_or(|class| class == it.class)
-            };
-            let live: Vec<RecentSyncs> = live.iter().filter(wanted).cloned().collect();
-            grid.add_live(&live);
-        }
+        let wanted = |it: &&RecentSyncs| {
+            plan.resolution == Resolution::Raw
+                && (scope.members.is_empty() || scope.members.contains(&it.member))
+                && scope.class.is_none_or(|class| class == it.class)
+        };
+        let live: Vec<RecentSyncs> = live.iter().filter(wanted).cloned().collect();
         let columns: Columns = if with_latency { latency_columns } else { count_columns };
-        History::new(*plan, grid.series(cluster, name, &gaps, &watched, columns))
+        let apart = scope.apart;
+        made(plan, move |plan| {
+            let mut grid = Grid::new(plan, apart);
+            rows.iter().for_each(|row| grid.add_syncs(row));
+            grid.add_live(&live);
+            grid.series(cluster, name, &gaps, &watched, columns)
+        })
+        .await
     }
 
     /// Writes over time: bytes, calls, their latency.
@@ -411,9 +414,13 @@ impl Query {
             self.gaps(cluster, &scope.members, "write", plan),
             self.watched(cluster, &scope.members, plan),
         )?;
-        let mut grid = Grid::new(plan, scope.apart);
-        rows.iter().for_each(|row| grid.add_writes(row));
-        History::new(*plan, grid.series(cluster, "writes", &gaps, &watched, write_columns))
+        let apart = scope.apart;
+        made(plan, move |plan| {
+            let mut grid = Grid::new(plan, apart);
+            rows.iter().for_each(|row| grid.add_writes(row));
+            grid.series(cluster, "writes", &gaps, &watched, write_columns)
+        })
+        .await
     }
 
     /// Sums by member, class and step of a table.

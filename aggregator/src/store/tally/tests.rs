@@ -117,3 +117,23 @@ fn what_finds_no_room_is_counted() {
     assert_eq!(merge(&mut sums, names(MAX_COUNTERS - 1..MAX_COUNTERS + 5), add), 5);
     assert_eq!((sums.len(), sums[&(MAX_COUNTERS - 1).to_string()]), (MAX_COUNTERS, 2));
 }
+
+#[test]
+fn a_series_without_room_leaves_nothing_behind_and_what_is_old_makes_room() {
+    let mut series = Series::default();
+    let block = |at, name| metrics(&[at], &[name], &[1.0]);
+    assert_eq!(series.take(Uuid::nil(), &block(10, "a")), 0);
+    series.count = MAX_SERIES;
+    assert_eq!(series.take(Uuid::nil(), &block(20, "a")), 0, "known");
+    assert_eq!(series.take(Uuid::nil(), &block(20, "b")), 1);
+    let names: usize = series.sources.values().map(HashMap::len).sum();
+    assert_eq!(names, 1, "no name without a sample");
+    series.make_room(20 + CURRENT_NS);
+    assert_eq!(series.count, 1, "still current");
+    series.count = MAX_SERIES;
+    series.make_room(21 + CURRENT_NS);
+    assert_eq!(series.count, MAX_SERIES, "just looked");
+    series.make_room(20 + 2 * CURRENT_NS);
+    assert_eq!((series.count, series.sources.len()), (0, 0));
+    assert_eq!(series.take(Uuid::nil(), &block(30, "b")), 0);
+}

@@ -122,3 +122,14 @@ fn raw_samples_and_rollups_are_asked_for_alike() {
     let plain = steps_sql(&hour, &segments[..1], &asked, true);
     assert!(!plain.contains("groupArray"), "one row a step has no order: {plain}");
 }
+
+#[test]
+fn more_series_than_an_answer_can_have_are_refused_before_they_are_made() {
+    let week = Plan { resolution: Resolution::Minute, step: 60, from: 0, to: 10_080 * 60, ..PLAN };
+    let rows = |series: u32| -> Vec<StepRow> {
+        (0..series).map(|n| row("g", &format!(r#"{{"n":"{n}"}}"#), "gauge", 600, 1.0)).collect()
+    };
+    assert!(check_room(&week, &rows(10)).is_ok());
+    let refused = check_room(&week, &rows(1_000));
+    assert!(matches!(refused, Err(QueryError::TooMany { what: "values", .. })), "{refused:?}");
+}
