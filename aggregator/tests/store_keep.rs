@@ -11,31 +11,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use etcdmon_aggregator::store::upkeep::{Caretaker, Options, Upkeep};
 use etcdmon_aggregator::store::{Client, External};
 use support::{
-    Agent, Engine, NOON, engine, engine_in, eventually, number, program, store, stored_and_doubled,
+    Agent, NOON, engine, engine_in, eventually, look_after, number, program, store, stored_and_doubled,
 };
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 const DAY: i64 = 86_400;
-
-/// Looks after an engine's store as the aggregator does.
-fn look_after(
-    engine: &Engine,
-    client: &Client,
-    max_bytes: Option<u64>,
-) -> (watch::Receiver<Upkeep>, CancellationToken) {
-    let path = engine.path().join("clickhouse");
-    let options =
-        Options { path, max_bytes, author: Uuid::from_u128(7), look_every: Duration::from_millis(300) };
-    let (caretaker, facts) = Caretaker::new(client.clone(), options);
-    let stop = CancellationToken::new();
-    tokio::spawn(caretaker.run(|| true, stop.clone()));
-    (facts, stop)
-}
 
 /// Directory of the only active part of a table.
 async fn part(client: &Client, table: &str) -> PathBuf {

@@ -198,8 +198,10 @@ impl Caretaker {
     async fn weigh(&mut self, sql: &Sql) -> Result<(), UpkeepError> {
         let partitions = budget::partitions(sql).await?;
         let bytes = partitions.iter().map(|partition| partition.bytes).sum();
+        // Before the disk is asked: what goes meanwhile counts twice, and nothing is dropped for it.
+        let leaving = budget::leaving(sql).await?;
         let free = room::of(&self.options.path, 0).map(|room| room.free_bytes);
-        let share = || Some((bytes + free?) / 100 * SHARE_PERCENT);
+        let share = || Some(budget::share(bytes, leaving, free?));
         let max_bytes = self.options.max_bytes.or_else(share);
         let (mut left, mut dropped) = (bytes, Vec::new());
         if let Some(max_bytes) = max_bytes {
