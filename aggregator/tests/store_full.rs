@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use etcdmon_aggregator::engine::library::locate;
 use etcdmon_aggregator::store::migrate::migrate;
-use support::{Agent, NOON, engine_in, eventually, look_after, number, store, stored_and_doubled};
+use support::{Agent, NOON, care, engine_in, eventually, look_after, number, store, stored_and_doubled};
 
 /// A small ext4 in a file, mounted until the guard is dropped.
 struct SmallDisk {
@@ -117,7 +117,7 @@ async fn what_a_merge_has_read_does_not_make_the_budget_smaller() {
         ))
         .await;
     }
-    let (facts, _stop) = look_after(&engine, &client, None);
+    let (facts, _stop) = look_after(&client, care(&engine));
     eventually("it was weighed", async || facts.borrow().bytes.is_some()).await;
     let before = facts.borrow().max_bytes.unwrap();
     run("SYSTEM START MERGES etcdmon.metrics").await;

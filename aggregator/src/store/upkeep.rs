@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::client::{Client, ClientError};
 use super::flush::ASK_TIMEOUT;
+use super::retention::Retention;
 use crate::engine::room;
 
 pub mod budget;
@@ -45,6 +46,8 @@ pub struct Options {
     pub max_bytes: Option<u64>,
     /// The aggregator as an author of events.
     pub author: Uuid,
+    /// How long tables keep rows: what is missing of older minutes is no loss.
+    pub retention: Retention,
     /// How often to look, such as [`LOOK_EVERY`].
     pub look_every: Duration,
 }
@@ -183,7 +186,8 @@ impl Caretaker {
                 remember(&mut facts.parts, lost);
             });
         }
-        for (lost, rows) in self.damage.account(&sql, &self.author, Utc::now()).await? {
+        let accounted = self.damage.account(&sql, &self.author, Utc::now(), &self.options.retention).await?;
+        for (lost, rows) in accounted {
             tracing::warn!(
                 table = lost.table,
                 part = lost.part,

@@ -8,7 +8,7 @@
 //! What was lost follows from the ledger: of the minutes that the part covered, whatever was produced and is neither stored,
 //! dropped nor blind any more. That is written to the ledger as dropped (`corrupt`), under an epoch of its own. It is exact
 //! also where a merge's sources are still there, and doing it again adds nothing. Lost accounts need none: rows without one
-//! are counted as `unannounced`.
+//! are counted as `unannounced`. Minutes whose rows may have gone by retention are left out.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -18,6 +18,7 @@ use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::super::retention::Retention;
 use super::record::{Author, LOSS_ACCOUNTED, PART_LOST};
 use super::{LostPart, Sql, UpkeepError, identifier, within};
 
@@ -46,8 +47,8 @@ const STREAMS: [(&str, &str, &str); 6] = [
 /// The minutes of a part must have been over for so long before its loss is drawn: batches of them are still coming.
 const SETTLED_AFTER: TimeDelta = TimeDelta::seconds(45);
 
-/// Losses older than this that have no account yet get none: their days may be gone.
-const FORGOTTEN_AFTER_DAYS: u32 = 30;
+/// Rows are taken for complete until this long before they may go by retention.
+const MARGIN: TimeDelta = TimeDelta::hours(1);
 
 /// What is known of damage.
 #[derive(Default)]
@@ -183,12 +184,16 @@ impl Watch {
         sql: &Sql,
         author: &Author,
         now: DateTime<Utc>,
+        retention: &Retention,
     ) -> Result<Vec<(LostPart, u64)>, UpkeepError> {
         let mut accounted = Vec::new();
         while let Some(position) = self.pending.iter().position(|lost| is_settled(lost, now)) {
             let lost = self.pending[position].clone();
             let rows = match STREAMS.iter().find(|(table, ..)| *table == lost.table) {
-                Some((table, stream, count)) => write_off(sql, table, stream, count, &lost).await?,
+                Some((table, stream, count)) => {
+                    let from = lost.from.max(whole_from(table, now, retention));
+                    write_off(sql, table, stream, count, (from, lost.to)).await?
+                }
                 None => 0,
             };
             author.loss_accounted(sql, &lost, rows).await?;
@@ -203,16 +208,23 @@ fn is_settled(lost: &LostPart, now: DateTime<Utc>) -> bool {
     now - lost.to.min(now) > TimeDelta::minutes(1) + SETTLED_AFTER
 }
 
-/// Parts that were told of, and those among them that have no account.
+/// The first time whose rows were all there. Accounts outlive rows, so what is missing before it proves nothing.
+fn whole_from(table: &str, now: DateTime<Utc>, retention: &Retention) -> DateTime<Utc> {
+    let kept = retention.tables().into_iter().find(|(name, _)| name == table);
+    let begin = kept.and_then(|(_, time)| now.checked_sub_signed(TimeDelta::from_std(time).ok()?));
+    begin.unwrap_or(DateTime::UNIX_EPOCH) + MARGIN
+}
+
+/// Parts that were told of, however long ago: they lie in `detached` until somebody removes them. And those among them that
+/// have no account.
 async fn told(sql: &Sql) -> Result<(HashSet<(String, String)>, Vec<LostPart>), UpkeepError> {
     let query = sql
         .query(
-            "SELECT kind, details FROM events WHERE kind IN ({lost:String}, {accounted:String}) \
-             AND at > now() - toIntervalDay({days:UInt32})",
+            "SELECT kind, details FROM events WHERE cluster = '00000000-0000-0000-0000-000000000000' \
+             AND kind IN ({lost:String}, {accounted:String})",
         )
         .param("lost", PART_LOST)
-        .param("accounted", LOSS_ACCOUNTED)
-        .param("days", FORGOTTEN_AFTER_DAYS);
+        .param("accounted", LOSS_ACCOUNTED);
     let told: Vec<Told> = sql.rows("read what was lost", query).await?;
     let (mut pending, mut accounted, mut known) = (Vec::new(), HashSet::new(), HashSet::new());
     for event in told {
@@ -230,13 +242,13 @@ async fn told(sql: &Sql) -> Result<(HashSet<(String, String)>, Vec<LostPart>), U
     Ok((known, pending))
 }
 
-/// Writes to the ledger what is missing in the minutes of a lost part; gives the sum.
+/// Writes to the ledger what is missing in the minutes between two times; gives the sum.
 async fn write_off(
     sql: &Sql,
     table: &str,
     stream: &str,
     count: &str,
-    lost: &LostPart,
+    (from, to): (DateTime<Utc>, DateTime<Utc>),
 ) -> Result<u64, UpkeepError> {
     let epoch = Uuid::new_v4().to_string();
     let minutes = "at >= toStartOfMinute(fromUnixTimestamp64Nano({from:Int64}, 'UTC')) AND \
@@ -257,8 +269,8 @@ async fn write_off(
         sql.query(statement)
             .param("epoch", &epoch)
             .param("stream", stream)
-            .param("from", lost.from.timestamp_nanos_opt().unwrap_or(0))
-            .param("to", lost.to.timestamp_nanos_opt().unwrap_or(i64::MAX))
+            .param("from", from.timestamp_nanos_opt().unwrap_or(0))
+            .param("to", to.timestamp_nanos_opt().unwrap_or(i64::MAX))
     };
     sql.run("write a loss to the ledger", bound(&statement)).await?;
     let sum = "SELECT sum(count) FROM ledger WHERE stream = {stream:String} AND reason = 'corrupt' AND epoch = {epoch:UUID}";
@@ -376,6 +388,15 @@ mod tests {
         ] {
             assert_eq!(part_in(nothing), None, "{nothing}");
         }
+    }
+
+    #[test]
+    fn only_minutes_whose_rows_cannot_have_expired_prove_a_loss() {
+        let now = DateTime::from_timestamp(1_795_255_200, 0).unwrap();
+        let days = |table: &str| (now - whole_from(table, now, &Retention::default()) + MARGIN).num_days();
+        assert_eq!(["syncs", "metrics", "events", "autopsies"].map(days), [7, 7, 90, 90]);
+        let for_ever = Retention { raw: Duration::MAX, ..Retention::default() };
+        assert_eq!(whole_from("syncs", now, &for_ever), DateTime::UNIX_EPOCH + MARGIN);
     }
 
     #[test]
