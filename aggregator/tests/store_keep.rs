@@ -173,6 +173,22 @@ async fn the_oldest_days_go_when_the_store_is_too_large_and_never_the_newest() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn days_go_although_nothing_can_be_told() {
+    let Some(engine) = engine().await else { return };
+    let client = engine.client("etcdmon");
+    let (store, _stop) = store(&client);
+    let mut agent = Agent::new();
+    for day in 0..3 {
+        store.write(agent.decoded(300, NOON + day * DAY), false).await.unwrap();
+    }
+    let run = async |sql: &str| client.connect().unwrap().query_raw(sql).execute().await.unwrap();
+    run("RENAME TABLE events TO events_away").await;
+    let (facts, _stop) = look_after(&client, Options { max_bytes: Some(1), ..care(&engine) });
+    eventually("days are dropped", async || facts.borrow().dropped_partitions > 0).await;
+    engine.supervisor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_engine_on_a_disk_that_it_shares_writes_slowly() {
     use etcdmon_aggregator::engine::{Options, Supervisor};
     if let Err(missing) = etcdmon_aggregator::engine::library::locate(None) {

@@ -173,8 +173,15 @@ impl Caretaker {
 
     async fn look(&mut self, weigh: bool) -> Result<(), UpkeepError> {
         let sql = Sql { client: self.client.connect()?, database: self.client.database().to_owned() };
-        for lost in self.damage.look(&sql, self.client.generation()?).await? {
-            self.author.part_lost(&sql, &lost).await?;
+        let mended = self.mend(&sql).await;
+        // Whatever came of that: it makes the room that the rest may be waiting for.
+        let weighed = if weigh { self.weigh(&sql).await } else { Ok(()) };
+        mended.and(weighed)
+    }
+
+    async fn mend(&mut self, sql: &Sql) -> Result<(), UpkeepError> {
+        for lost in self.damage.look(sql, self.client.generation()?).await? {
+            self.author.part_lost(sql, &lost).await?;
             self.damage.note(&lost);
             tracing::error!(
                 table = lost.table, part = lost.part, partition = lost.partition, reason = lost.reason,
@@ -186,7 +193,7 @@ impl Caretaker {
                 remember(&mut facts.parts, lost);
             });
         }
-        let accounted = self.damage.account(&sql, &self.author, Utc::now(), &self.options.retention).await?;
+        let accounted = self.damage.account(sql, &self.author, Utc::now(), &self.options.retention).await?;
         for (lost, rows) in accounted {
             tracing::warn!(
                 table = lost.table,
@@ -196,7 +203,7 @@ impl Caretaker {
             );
             self.facts.send_modify(|facts| facts.lost_rows += rows);
         }
-        if weigh { self.weigh(&sql).await } else { Ok(()) }
+        Ok(())
     }
 
     async fn weigh(&mut self, sql: &Sql) -> Result<(), UpkeepError> {
