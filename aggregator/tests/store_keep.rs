@@ -102,6 +102,29 @@ async fn parts_that_cant_be_read_are_set_aside_told_and_accounted_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_was_set_aside_is_told_of_once_that_can_be_done() {
+    let Some(engine) = engine().await else { return };
+    let client = engine.client("etcdmon");
+    let (store, _stop) = store(&client);
+    let mut agent = Agent::new();
+    store.write(agent.decoded(600, NOON), false).await.unwrap();
+    let (facts, _stop) = look_after(&client, care(&engine));
+    eventually("it was weighed", async || facts.borrow().bytes.is_some()).await;
+    let run = async |sql: &str| client.connect().unwrap().query_raw(sql).execute().await;
+    run("RENAME TABLE events TO events_away").await.unwrap();
+    damage(&data_file(&part(&client, "syncs").await));
+    run("SELECT sum(cityHash64(*)) FROM syncs").await.unwrap_err();
+    let detached = "SELECT count() FROM system.detached_parts WHERE database = 'etcdmon' AND table = 'syncs'";
+    eventually("the part is set aside", async || number(&client, detached).await == 1).await;
+    eventually("it can't be told", async || facts.borrow().trouble.is_some()).await;
+    run("RENAME TABLE events_away TO events").await.unwrap();
+    eventually("it is told", async || facts.borrow().lost_parts == 1).await;
+    assert_eq!(number(&client, "SELECT count() FROM events WHERE kind = 'store.part_lost'").await, 1);
+    assert_eq!(facts.borrow().parts[0].rows, Some(600));
+    engine.supervisor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_have_expired_are_not_written_off_with_a_part_that_is_found_later() {
     let Some(engine) = engine().await else { return };
     let client = engine.client("etcdmon");

@@ -55,6 +55,8 @@ const MARGIN: TimeDelta = TimeDelta::hours(1);
 pub struct Watch {
     /// Parts that were told of; `None` until the events were read.
     known: Option<HashSet<(String, String)>>,
+    /// Parts whose detaching was begun here, until they are told of: the engine's list does not tell them from an operator's.
+    begun: Vec<LostPart>,
     /// Lost parts whose rows are not in the ledger yet.
     pending: Vec<LostPart>,
     /// Errors that the engine had counted, by code, and its generation.
@@ -111,33 +113,41 @@ impl Watch {
             self.pending = told.1;
             self.known = Some(told.0);
         }
-        let mut found = self.stumbled_over(sql, generation).await?;
+        let stumbled = self.stumbled_over(sql, generation).await;
         let detached: Vec<Detached> = sql
             .rows(
                 "look for detached parts",
                 sql.query(
                     "SELECT table, name AS part, ifNull(partition_id, '') AS partition, ifNull(reason, '') AS reason, path \
                      FROM system.detached_parts WHERE database = {database:String} AND (startsWith(reason, 'broken') \
-                     OR reason IN ('unexpected', 'covered-by-broken'))",
+                     OR ifNull(reason, '') IN ('', 'unexpected', 'covered-by-broken'))",
                 ),
             )
             .await?;
+        let mut found = Vec::new();
         for part in detached {
-            found.push(describe(part.table, part.part, part.partition, part.reason, &part.path));
+            let begun = self.begun.iter().find(|lost| (&lost.table, &lost.part) == (&part.table, &part.part));
+            if let Some(lost) = begun {
+                found.push(lost.clone());
+            } else if !part.reason.is_empty() {
+                found.push(describe(part.table, part.part, part.partition, part.reason, &part.path));
+            }
         }
         let known = self.known.get_or_insert_default();
         found.retain(|lost| !known.contains(&(lost.table.clone(), lost.part.clone())));
-        Ok(found)
+        // What is there is told first. What failed stays news.
+        if found.is_empty() { stumbled.map(|()| found) } else { Ok(found) }
     }
 
     /// Takes note of a part that was told of.
     pub(super) fn note(&mut self, lost: &LostPart) {
         self.known.get_or_insert_default().insert((lost.table.clone(), lost.part.clone()));
+        self.begun.retain(|begun| begun != lost);
         self.pending.push(lost.clone());
     }
 
-    /// Parts behind errors that came up since the last look, now detached.
-    async fn stumbled_over(&mut self, sql: &Sql, generation: u64) -> Result<Vec<LostPart>, UpkeepError> {
+    /// Detaches parts behind errors that came up since the last look.
+    async fn stumbled_over(&mut self, sql: &Sql, generation: u64) -> Result<(), UpkeepError> {
         if self.generation != generation {
             // Counts begin anew with the process.
             (self.generation, self.errors) = (generation, HashMap::new());
@@ -157,25 +167,35 @@ impl Watch {
                 None => reason = Some(error_name(&error.message)),
             }
         }
-        let mut found = Vec::new();
         for part in suspects {
             if !is_readable(sql, &part).await {
-                found.push(detach(sql, part, "found by an error".to_owned()).await?);
+                self.detach(sql, part, "found by an error".to_owned()).await?;
             }
         }
         if let Some(reason) = reason {
             let began = Instant::now();
             if self.next_search.is_some_and(|next| began < next) {
                 // These errors stay news until then.
-                return Ok(found);
+                return Ok(());
             }
             for part in broken(sql).await? {
-                found.push(detach(sql, part, reason.clone()).await?);
+                self.detach(sql, part, reason.clone()).await?;
             }
             self.next_search = Some(Instant::now() + began.elapsed() * SEARCH_SHARE);
         }
         self.errors.extend(counted.into_iter().map(|error| (error.code, error.count)));
-        Ok(found)
+        Ok(())
+    }
+
+    /// Sets a part aside. Whether or not that is answered: what then lies in `detached` is told of.
+    async fn detach(&mut self, sql: &Sql, part: Active, reason: String) -> Result<(), UpkeepError> {
+        // Read before its directory moves.
+        let lost = describe(part.table, part.part, part.partition, reason, &part.path);
+        let statement = format!("ALTER TABLE {} DETACH PART '{}'", identifier(&lost.table), lost.part);
+        if !self.begun.contains(&lost) {
+            self.begun.push(lost);
+        }
+        sql.run("detach a part", sql.query(&statement)).await
     }
 
     /// Puts what was lost into the ledger, as soon as its minutes are over. Each loss with its rows.
@@ -327,15 +347,6 @@ async fn broken(sql: &Sql) -> Result<Vec<Active>, UpkeepError> {
         }
     }
     Ok(found)
-}
-
-/// Sets a part aside.
-async fn detach(sql: &Sql, part: Active, reason: String) -> Result<LostPart, UpkeepError> {
-    // Read before its directory moves.
-    let lost = describe(part.table, part.part, part.partition, reason, &part.path);
-    let statement = format!("ALTER TABLE {} DETACH PART '{}'", identifier(&lost.table), lost.part);
-    sql.run("detach a part", sql.query(&statement)).await?;
-    Ok(lost)
 }
 
 /// What a part's own small files say of it.
