@@ -196,7 +196,7 @@ async fn the_oldest_days_go_when_the_store_is_too_large_and_never_the_newest() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn days_go_although_nothing_can_be_told() {
+async fn days_go_although_nothing_can_be_told_and_are_told_later() {
     let Some(engine) = engine().await else { return };
     let client = engine.client("etcdmon");
     let (store, _stop) = store(&client);
@@ -207,7 +207,11 @@ async fn days_go_although_nothing_can_be_told() {
     let run = async |sql: &str| client.connect().unwrap().query_raw(sql).execute().await.unwrap();
     run("RENAME TABLE events TO events_away").await;
     let (facts, _stop) = look_after(&client, Options { max_bytes: Some(1), ..care(&engine) });
-    eventually("days are dropped", async || facts.borrow().dropped_partitions > 0).await;
+    eventually("days are dropped", async || facts.borrow().days.len() == 2).await;
+    eventually("it can't be told", async || facts.borrow().trouble.is_some()).await;
+    run("RENAME TABLE events_away TO events").await;
+    let told = "SELECT count() FROM events WHERE kind = 'store.retention'";
+    eventually("it is told", async || number(&client, told).await == 2).await;
     engine.supervisor.stop().await;
 }
 

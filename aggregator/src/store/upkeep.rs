@@ -137,6 +137,8 @@ pub struct Caretaker {
     facts: watch::Sender<Upkeep>,
     damage: damage::Watch,
     author: record::Author,
+    /// Days that were dropped and are not among the events yet.
+    untold: VecDeque<DroppedDay>,
 }
 
 impl Caretaker {
@@ -144,7 +146,8 @@ impl Caretaker {
     pub fn new(client: Client, options: Options) -> (Self, watch::Receiver<Upkeep>) {
         let (facts, found) = watch::channel(Upkeep::default());
         let author = record::Author::new(options.author);
-        (Self { options, client, facts, damage: damage::Watch::default(), author }, found)
+        let (damage, untold) = (damage::Watch::default(), VecDeque::new());
+        (Self { options, client, facts, damage, author, untold }, found)
     }
 
     /// Looks after it until `stop`. `ready` says whether the schema is up to date.
@@ -214,14 +217,18 @@ impl Caretaker {
         let free = room::of(&self.options.path, 0).map(|room| room.free_bytes);
         let share = || Some(budget::share(bytes, leaving, free?));
         let max_bytes = self.options.max_bytes.or_else(share);
-        let (mut left, mut dropped) = (bytes, Vec::new());
-        if let Some(max_bytes) = max_bytes {
-            for day in budget::plan(&partitions, max_bytes) {
-                for partition in &day {
-                    budget::drop(sql, partition).await?;
-                    left -= partition.bytes;
-                }
-                dropped.push(budget::summary(&day, Utc::now()));
+        let plan = max_bytes.map_or_else(Vec::new, |most| budget::plan(&partitions, most));
+        let (mut left, mut dropped, mut outcome) = (bytes, Vec::new(), Ok(()));
+        for day in plan {
+            let gone;
+            (gone, outcome) = budget::drop(sql, day).await;
+            if !gone.is_empty() {
+                let (day, partitions) = budget::summary(&gone, Utc::now());
+                left -= day.bytes;
+                dropped.push((day, partitions));
+            }
+            if outcome.is_err() {
+                break;
             }
         }
         self.facts.send_if_modified(|facts| {
@@ -240,9 +247,14 @@ impl Caretaker {
                 facts.dropped_bytes += day.bytes;
                 remember(&mut facts.days, day.clone());
             });
-            self.author.day_dropped(sql, &day).await?;
+            self.untold.push_back(day);
         }
-        Ok(())
+        // On a full disk they wait until there is room.
+        while let Some(day) = self.untold.front() {
+            self.author.day_dropped(sql, day).await?;
+            self.untold.pop_front();
+        }
+        outcome
     }
 }
 

@@ -87,12 +87,17 @@ pub fn plan(partitions: &[Partition], max_bytes: u64) -> Vec<Vec<Partition>> {
     planned
 }
 
-/// Drops a partition. Doing it again changes nothing.
-pub(super) async fn drop(sql: &Sql, partition: &Partition) -> Result<(), UpkeepError> {
-    // Ids are digits, see [`Partition::tier`].
-    let statement =
-        format!("ALTER TABLE {} DROP PARTITION ID '{}'", identifier(&partition.table), partition.id);
-    sql.run("drop a partition", sql.query(&statement)).await
+/// Drops a day. What is gone of it, also when something failed on the way. Doing it again changes nothing.
+pub(super) async fn drop(sql: &Sql, mut day: Vec<Partition>) -> (Vec<Partition>, Result<(), UpkeepError>) {
+    for (position, Partition { table, id, .. }) in day.iter().enumerate() {
+        // Ids are digits, see [`Partition::tier`].
+        let statement = format!("ALTER TABLE {} DROP PARTITION ID '{id}'", identifier(table));
+        if let Err(error) = sql.run("drop a partition", sql.query(&statement)).await {
+            day.truncate(position);
+            return (day, Err(error));
+        }
+    }
+    (day, Ok(()))
 }
 
 /// A dropped day in one, and the number of its partitions.
