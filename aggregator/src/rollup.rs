@@ -133,12 +133,15 @@ pub struct Options {
     pub retention: Retention,
     /// Whether to pause after statements.
     pub gentle: bool,
+    /// How often to look for marks.
+    pub heal_every: Duration,
 }
 
 impl Options {
     /// For agents that close a batch so often.
     pub fn new(batch_interval: Duration, retention: Retention) -> Self {
-        Self { settle: Duration::from_secs(15) + 2 * batch_interval, retention, gentle: true }
+        let settle = Duration::from_secs(15) + 2 * batch_interval;
+        Self { settle, retention, gentle: true, heal_every: HEAL_EVERY }
     }
 }
 
@@ -197,16 +200,16 @@ impl Roller {
 
     async fn turn(&mut self, healed: &mut Instant) -> Result<(), RollupError> {
         let now = Utc::now();
-        let walked = self.walk(now).await;
+        let mut outcome = self.walk(now).await.map(drop);
         // Nothing of the tables is changed while rows can't be written: on a full disk that would end the engine.
-        if walked.is_ok() {
-            self.keep(now).await?;
+        if outcome.is_ok() {
+            outcome = self.keep(now).await;
         }
-        if healed.elapsed() >= HEAL_EVERY {
-            self.heal(now).await?;
-            *healed = Instant::now();
+        // Whatever came of that.
+        if healed.elapsed() >= self.options.heal_every {
+            outcome = outcome.and(self.heal(now).await.map(|_| *healed = Instant::now()));
         }
-        walked.map(drop)
+        outcome
     }
 
     /// Recomputes what has become complete by `now`, as far as one turn goes. True when more is left to do.

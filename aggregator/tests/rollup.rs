@@ -263,6 +263,32 @@ async fn a_store_of_before_the_sums_gets_them_before_its_old_rows_go() {
     engine.supervisor.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_minutes_are_recomputed_although_a_table_refuses_its_time() {
+    let Some(engine) = engine().await else { return };
+    let client = engine.client("etcdmon");
+    let mut centre = Centre::start(&client).await;
+    let now = Utc::now();
+    centre.settle(now).await;
+    let connection = client.connect().unwrap();
+    let run = async |sql: &str| connection.query_raw(sql).execute().await.unwrap();
+    run("RENAME TABLE alerts TO alerts_away").await;
+    run("CREATE VIEW alerts AS SELECT * FROM alerts_away").await;
+    let from = (now.timestamp() / 60 - 60) * 60_000;
+    let late = Agent::new(1).batch(&mut StdRng::seed_from_u64(7), from, from + 59_999);
+    centre.store.write(late, false).await.unwrap();
+    let options = Options { heal_every: Duration::ZERO, ..options() };
+    let roller = Roller::new(client.clone(), centre.store.frontier(), options);
+    let (counters, stop) = (roller.counters(), CancellationToken::new());
+    let running = tokio::spawn(roller.run(stop.clone()));
+    support::eventually("the table refuses", async || counters.failures.load(Ordering::Relaxed) > 0).await;
+    let healed = async || counters.late_minutes.iter().all(|count| count.load(Ordering::Relaxed) == 1);
+    support::eventually("late minutes are recomputed", healed).await;
+    stop.cancel();
+    running.await.unwrap();
+    engine.supervisor.stop().await;
+}
+
 /// Series of the next test, and inserts of ten seconds each into parts that are not merged.
 const MANY: (u64, u64) = (40_000, 12);
 
