@@ -31,7 +31,7 @@ const ONLY_NAMED: [i32; 2] = [76, 107];
 /// A search through all parts may take one part in so many of the time: it reads the whole store.
 const SEARCH_SHARE: u32 = 20;
 
-/// How long a search may take.
+/// How long a search may take, in a table or a part.
 const SEARCH_LIMIT: Duration = Duration::from_secs(3_600);
 
 /// Streams of the ledger that a table holds: (table, stream, what a row counts).
@@ -328,7 +328,8 @@ async fn active(sql: &Sql, table_id: Uuid, part: &str) -> Result<Option<Active>,
 async fn is_readable(sql: &Sql, part: &Active) -> bool {
     let statement = format!("CHECK TABLE {} PART '{}'", identifier(&part.table), part.part);
     let query = sql.query(&statement).with_setting("check_query_single_value_result", "1");
-    !matches!(sql.rows::<u8>("check a part", query).await.as_deref(), Ok([0]))
+    // It reads all of the part, and goes on when nobody waits any more: given up early, it would be begun again and again.
+    !matches!(within("check a part", SEARCH_LIMIT, query.fetch_all::<u8>()).await.as_deref(), Ok([0]))
 }
 
 /// All active parts that can't be read. Reads the whole store.
