@@ -217,7 +217,8 @@ impl Caretaker {
         let free = room::of(&self.options.path, 0).map(|room| room.free_bytes);
         let share = || Some(budget::share(bytes, leaving, free?));
         let max_bytes = self.options.max_bytes.or_else(share);
-        let plan = max_bytes.map_or_else(Vec::new, |most| budget::plan(&partitions, most));
+        let today = Utc::now().format("%Y%m%d").to_string();
+        let plan = max_bytes.map_or_else(Vec::new, |most| budget::plan(&partitions, most, &today));
         let (mut left, mut dropped, mut outcome) = (bytes, Vec::new(), Ok(()));
         for day in plan {
             let gone;
