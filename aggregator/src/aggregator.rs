@@ -232,6 +232,7 @@ impl Aggregator {
                     path,
                     max_bytes: embedded.max_bytes,
                     author: author(&installation),
+                    retention: config.retention,
                     look_every: upkeep::LOOK_EVERY,
                 };
                 let (caretaker, upkeep) = Caretaker::new(client.clone(), options);

@@ -133,12 +133,15 @@ pub struct Options {
     pub retention: Retention,
     /// Whether to pause after statements.
     pub gentle: bool,
+    /// How often to look for marks.
+    pub heal_every: Duration,
 }
 
 impl Options {
     /// For agents that close a batch so often.
     pub fn new(batch_interval: Duration, retention: Retention) -> Self {
-        Self { settle: Duration::from_secs(15) + 2 * batch_interval, retention, gentle: true }
+        let settle = Duration::from_secs(15) + 2 * batch_interval;
+        Self { settle, retention, gentle: true, heal_every: HEAL_EVERY }
     }
 }
 
@@ -197,16 +200,16 @@ impl Roller {
 
     async fn turn(&mut self, healed: &mut Instant) -> Result<(), RollupError> {
         let now = Utc::now();
-        let walked = self.walk(now).await;
+        let mut outcome = self.walk(now).await.map(drop);
         // Nothing of the tables is changed while rows can't be written: on a full disk that would end the engine.
-        if walked.is_ok() {
-            self.keep(now).await?;
+        if outcome.is_ok() {
+            outcome = self.keep(now).await;
         }
-        if healed.elapsed() >= HEAL_EVERY {
-            self.heal(now).await?;
-            *healed = Instant::now();
+        // Whatever came of that.
+        if healed.elapsed() >= self.options.heal_every {
+            outcome = outcome.and(self.heal(now).await.map(|_| *healed = Instant::now()));
         }
-        walked.map(drop)
+        outcome
     }
 
     /// Recomputes what has become complete by `now`, as far as one turn goes. True when more is left to do.
@@ -245,10 +248,7 @@ impl Roller {
         let (done, took) = walked.inspect_err(|_| self.steps[index] = (step / 2).max(1))?;
         self.counters.note_lag(index, now, done);
         let hours = work.progress().await?.hours.unwrap_or(done);
-        if let Some(took) = took {
-            self.steps[index] =
-                if took > GOOD_TIME { (step / 2).max(1) } else { (step * 2).min(MOST_MINUTES) };
-        }
+        self.steps[index] = adapted(step, took);
         Ok(work.hours(hours, done).await? || done < claim)
     }
 
@@ -258,27 +258,43 @@ impl Roller {
     /// When ClickHouse is away or refuses.
     pub async fn heal(&mut self, now: DateTime<Utc>) -> Result<bool, RollupError> {
         let whole_from = self.whole_from(now);
-        let mut more = false;
+        let (mut more, mut failure) = (false, Ok(()));
         for (index, source) in SOURCES.into_iter().enumerate() {
-            let work = Work::new(&self.client, &self.options, &self.counters, source)?;
-            let Progress { minutes: Some(done), hours } = work.progress().await? else { continue };
-            let marks = book::marks(&work.client, source, done, MARKS).await;
-            // Marks first, then what is under way: a mark that is read here is either among that, or its rows are there.
-            let (mut marks, all) = marks.map_err(|error| work.failed("read marks", error))?;
-            let under_way = self.frontier.late_under_way(source);
-            marks.retain(|minute, _| !under_way.contains(minute));
-            let old = marks.range(..whole_from).count() as u64;
-            let due: Vec<Minute> = marks.range(whole_from..).map(|(minute, _)| *minute).collect();
-            work.late(&due, hours).await?;
-            let obeyed = book::obeyed(&work.client, source, &marks).await;
-            obeyed.map_err(|error| work.failed("note obeyed marks", error))?;
-            self.counters.late_minutes[index].fetch_add(due.len() as u64, Ordering::Relaxed);
-            self.counters.too_late_minutes[index].fetch_add(old, Ordering::Relaxed);
-            let left = all.saturating_sub(marks.len() as u64);
-            self.counters.marks_waiting[index].store(left, Ordering::Relaxed);
-            more |= left > 0 && !marks.is_empty();
+            // A source that can't get on doesn't hold up the others.
+            match self.heal_source(index, source, whole_from).await {
+                Ok(left) => more |= left,
+                Err(error) => failure = failure.and(Err(error)),
+            }
         }
-        Ok(more)
+        failure.map(|()| more)
+    }
+
+    async fn heal_source(
+        &mut self,
+        index: usize,
+        source: Table,
+        whole_from: Minute,
+    ) -> Result<bool, RollupError> {
+        let work = Work::new(&self.client, &self.options, &self.counters, source)?;
+        let step = self.steps[index];
+        let Progress { minutes: Some(done), hours } = work.progress().await? else { return Ok(false) };
+        let marks = book::marks(&work.client, source, done, MARKS).await;
+        // Marks first, then what is under way: a mark that is read here is either among that, or its rows are there.
+        let (mut marks, all) = marks.map_err(|error| work.failed("read marks", error))?;
+        let under_way = self.frontier.late_under_way(source);
+        marks.retain(|minute, _| !under_way.contains(minute));
+        let old = marks.range(..whole_from).count() as u64;
+        let due: Vec<Minute> = marks.range(whole_from..).map(|(minute, _)| *minute).collect();
+        let healed = work.late(&due, hours, step).await;
+        let took = healed.inspect_err(|_| self.steps[index] = (step / 2).max(1))?;
+        self.steps[index] = adapted(step, took);
+        let obeyed = book::obeyed(&work.client, source, &marks).await;
+        obeyed.map_err(|error| work.failed("note obeyed marks", error))?;
+        self.counters.late_minutes[index].fetch_add(due.len() as u64, Ordering::Relaxed);
+        self.counters.too_late_minutes[index].fetch_add(old, Ordering::Relaxed);
+        let left = all.saturating_sub(marks.len() as u64);
+        self.counters.marks_waiting[index].store(left, Ordering::Relaxed);
+        Ok(left > 0 && !marks.is_empty())
     }
 
     /// The first minute whose raw rows are all there for certain.
@@ -406,15 +422,19 @@ impl<'a> Work<'a> {
         Ok(done < complete)
     }
 
-    /// Recomputes single minutes, and the hours before `hours` that hold them. Those between minutes that lie near each other
-    /// go along: a statement costs more than a few minutes in it.
-    async fn late(&self, minutes: &[Minute], hours: Option<Minute>) -> Result<(), RollupError> {
-        for run in minutes.chunk_by(|a, b| b - a <= NEAR && next(*a, DAY) == next(*b, DAY)) {
-            let (mut from, end) = (run[0], run[run.len() - 1] + 1);
-            while from < end {
-                let to = (from + MOST_MINUTES).min(end);
-                self.both(from, to).await?;
-                from = to;
+    /// Recomputes single minutes, `step` at a time, and the hours before `hours` that hold them. How long the longest full step
+    /// took.
+    async fn late(
+        &self,
+        minutes: &[Minute],
+        hours: Option<Minute>,
+        step: Minute,
+    ) -> Result<Option<Duration>, RollupError> {
+        let mut longest = None;
+        for (from, to) in pieces(minutes, step) {
+            let took = self.both(from, to).await?;
+            if to - from == step {
+                longest = longest.max(Some(took));
             }
         }
         let mut all: Vec<Minute> = minutes.iter().map(|minute| begin(*minute, HOUR)).collect();
@@ -422,7 +442,7 @@ impl<'a> Work<'a> {
         for hour in all.into_iter().filter(|hour| hours.is_some_and(|done| *hour < done)) {
             self.recompute(Level::Hour, hour, hour + HOUR).await?;
         }
-        Ok(())
+        Ok(longest)
     }
 
     /// The first minute with rows, in raw rows or at a level.
@@ -500,6 +520,32 @@ impl<'a> Work<'a> {
 const HOUR: Minute = 60;
 const DAY: Minute = 1_440;
 
+/// The step after one that took so long.
+fn adapted(step: Minute, took: Option<Duration>) -> Minute {
+    match took {
+        None => step,
+        Some(took) if took > GOOD_TIME => (step / 2).max(1),
+        Some(_) => (step * 2).min(MOST_MINUTES),
+    }
+}
+
+/// Ranges with these minutes, none longer than `step` or beyond its day. What lies between minutes that are near each other goes
+/// along: a statement costs more than a few minutes in it.
+fn pieces(minutes: &[Minute], step: Minute) -> Vec<(Minute, Minute)> {
+    let mut pieces: Vec<(Minute, Minute)> = Vec::new();
+    for minute in minutes {
+        match pieces.last_mut() {
+            Some((from, to))
+                if minute - *to < NEAR && minute - *from < step && next(*from, DAY) == next(*minute, DAY) =>
+            {
+                *to = minute + 1;
+            }
+            _ => pieces.push((*minute, minute + 1)),
+        }
+    }
+    pieces
+}
+
 /// Begin of the hour or day that holds a minute.
 const fn begin(minute: Minute, length: Minute) -> Minute {
     minute.div_euclid(length) * length
@@ -525,6 +571,20 @@ fn nanos(at: DateTime<Utc>) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn marked_minutes_are_recomputed_in_steps_and_near_ones_together() {
+        let marked = [1, 2, 5, 15, 26, 1_439, 1_440];
+        assert_eq!(pieces(&marked, 60), [(1, 16), (26, 27), (1_439, 1_440), (1_440, 1_441)]);
+        assert_eq!(pieces(&marked[..4], 5), [(1, 6), (15, 16)]);
+        let all: Vec<Minute> = (0..60).collect();
+        for (step, number) in [(1, 60), (7, 9), (60, 1)] {
+            let pieces = pieces(&all, step);
+            assert_eq!(pieces.len(), number);
+            assert!(pieces.iter().all(|(from, to)| to - from <= step), "{pieces:?}");
+            assert_eq!(pieces.iter().map(|(from, to)| to - from).sum::<Minute>(), 60);
+        }
+    }
 
     #[test]
     fn ranges_end_with_their_partitions() {

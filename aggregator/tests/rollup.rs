@@ -263,6 +263,72 @@ async fn a_store_of_before_the_sums_gets_them_before_its_old_rows_go() {
     engine.supervisor.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_minutes_are_recomputed_although_a_table_refuses_its_time() {
+    let Some(engine) = engine().await else { return };
+    let client = engine.client("etcdmon");
+    let mut centre = Centre::start(&client).await;
+    let now = Utc::now();
+    centre.settle(now).await;
+    let connection = client.connect().unwrap();
+    let run = async |sql: &str| connection.query_raw(sql).execute().await.unwrap();
+    run("RENAME TABLE alerts TO alerts_away").await;
+    run("CREATE VIEW alerts AS SELECT * FROM alerts_away").await;
+    let from = (now.timestamp() / 60 - 60) * 60_000;
+    let late = Agent::new(1).batch(&mut StdRng::seed_from_u64(7), from, from + 59_999);
+    centre.store.write(late, false).await.unwrap();
+    let options = Options { heal_every: Duration::ZERO, ..options() };
+    let roller = Roller::new(client.clone(), centre.store.frontier(), options);
+    let (counters, stop) = (roller.counters(), CancellationToken::new());
+    let running = tokio::spawn(roller.run(stop.clone()));
+    support::eventually("the table refuses", async || counters.failures.load(Ordering::Relaxed) > 0).await;
+    let healed = async || counters.late_minutes.iter().all(|count| count.load(Ordering::Relaxed) == 1);
+    support::eventually("late minutes are recomputed", healed).await;
+    stop.cancel();
+    running.await.unwrap();
+    engine.supervisor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_minutes_that_are_too_many_for_a_statement_are_recomputed_in_smaller_steps() {
+    let Some(engine) = engine().await else { return };
+    let client = engine.client("etcdmon");
+    let mut centre = Centre::start(&client).await;
+    let (mut random, mut agent) = (StdRng::seed_from_u64(7), Agent::new(1));
+    for minute in 0..12 {
+        let from = (NOON + minute * 60) * 1_000;
+        centre.store.write(agent.batch(&mut random, from, from + 59_999), false).await.unwrap();
+    }
+    let now = at(NOON + 7_200);
+    centre.settle(now).await;
+    let connection = client.connect().unwrap();
+    let run = async |sql: &str| connection.query_raw(sql).execute().await.unwrap();
+    // One source takes nothing any more, another a minute at a time.
+    for (source, refuses) in
+        [("sync_histograms", "count() > 0"), ("metrics", "uniqExact(toStartOfMinute(at)) > 1")]
+    {
+        run(&format!(
+            "CREATE MATERIALIZED VIEW {source}_trap ENGINE = Memory AS SELECT throwIf({refuses}) AS refused FROM {source}_10s"
+        ))
+        .await;
+    }
+    run("INSERT INTO rollup_marks SELECT source, toDateTime(1795255200 + minute * 60, 'UTC'), 1000000, 0 FROM \
+         (SELECT arrayJoin(['sync_histograms', 'writes', 'metrics']) AS source, arrayJoin(range(12)) AS minute)")
+    .await;
+    let counters = centre.roller.counters();
+    for _ in 0..8 {
+        let refused = centre.roller.heal(now).await.unwrap_err();
+        assert!(refused.to_string().contains("sync_histograms"), "{refused}");
+    }
+    let late: Vec<u64> = counters.late_minutes.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+    assert_eq!(late, [0, 12, 12]);
+    run("DROP TABLE sync_histograms_trap").await;
+    centre.settle(now).await;
+    assert_eq!(counters.late_minutes[0].load(Ordering::Relaxed), 12);
+    model::check(&client).await;
+    engine.supervisor.stop().await;
+}
+
 /// Series of the next test, and inserts of ten seconds each into parts that are not merged.
 const MANY: (u64, u64) = (40_000, 12);
 

@@ -10,7 +10,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use etcdmon_aggregator::engine::library::locate;
-use support::{Agent, NOON, engine_in, eventually, store, stored_and_doubled};
+use etcdmon_aggregator::store::migrate::migrate;
+use support::{Agent, NOON, care, engine_in, eventually, look_after, number, store, stored_and_doubled};
 
 /// A small ext4 in a file, mounted until the guard is dropped.
 struct SmallDisk {
@@ -93,5 +94,41 @@ async fn a_full_disk_is_told_and_waited_for() {
     }
     assert_eq!(store.trouble(), None);
     assert_eq!(stored_and_doubled(&client).await, (7 * (600 + 4 * 2_000), 0));
+    engine.supervisor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_merge_has_read_does_not_make_the_budget_smaller() {
+    if let Err(missing) = locate(None) {
+        return println!("skipped: {missing}");
+    }
+    // Of its own, so that nobody else changes what is free.
+    let Some(disk) = SmallDisk::new(512) else { return };
+    let engine = engine_in(tempfile::tempdir_in(&disk.mount).unwrap()).await;
+    let client = engine.client("etcdmon");
+    migrate(&client).await.unwrap();
+    let run = async |sql: &str| client.connect().unwrap().query_raw(sql).execute().await.unwrap();
+    run("SYSTEM STOP MERGES etcdmon.metrics").await;
+    // More than 20 MB each that don't compress.
+    for _ in 0..2 {
+        run(&format!(
+            "INSERT INTO metrics SELECT toUUID('00000000-0000-0000-0000-000000000001'), generateUUIDv4(), number, 0, 'c', 1, \
+             fromUnixTimestamp64Nano({NOON}000000000 + number, 'UTC'), 'puts', '{{}}', 'counter', rand64() FROM numbers(1000000)"
+        ))
+        .await;
+    }
+    let (facts, _stop) = look_after(&client, care(&engine));
+    eventually("it was weighed", async || facts.borrow().bytes.is_some()).await;
+    let before = facts.borrow().max_bytes.unwrap();
+    run("SYSTEM START MERGES etcdmon.metrics").await;
+    run("OPTIMIZE TABLE metrics FINAL").await;
+    let bytes = async |which: &str| {
+        let of = "SELECT sum(bytes_on_disk) FROM system.parts WHERE database = 'etcdmon' AND";
+        number(&client, &format!("{of} {which}")).await
+    };
+    eventually("it was weighed again", async || Some(bytes("active").await) == facts.borrow().bytes).await;
+    let (after, leaving) = (facts.borrow().max_bytes.unwrap(), bytes("NOT active").await);
+    assert!(leaving > 40 << 20, "{leaving} bytes are still on the disk");
+    assert!(before.abs_diff(after) < 8 << 20, "the budget went from {before} to {after} bytes");
     engine.supervisor.stop().await;
 }

@@ -11,31 +11,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use etcdmon_aggregator::store::upkeep::{Caretaker, Options, Upkeep};
-use etcdmon_aggregator::store::{Client, External};
+use etcdmon_aggregator::store::migrate::migrate;
+use etcdmon_aggregator::store::upkeep::Options;
+use etcdmon_aggregator::store::{Client, External, Retention};
 use support::{
-    Agent, Engine, NOON, engine, engine_in, eventually, number, program, store, stored_and_doubled,
+    Agent, NOON, care, engine, engine_in, eventually, look_after, number, program, store, stored_and_doubled,
 };
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 const DAY: i64 = 86_400;
-
-/// Looks after an engine's store as the aggregator does.
-fn look_after(
-    engine: &Engine,
-    client: &Client,
-    max_bytes: Option<u64>,
-) -> (watch::Receiver<Upkeep>, CancellationToken) {
-    let path = engine.path().join("clickhouse");
-    let options =
-        Options { path, max_bytes, author: Uuid::from_u128(7), look_every: Duration::from_millis(300) };
-    let (caretaker, facts) = Caretaker::new(client.clone(), options);
-    let stop = CancellationToken::new();
-    tokio::spawn(caretaker.run(|| true, stop.clone()));
-    (facts, stop)
-}
 
 /// Directory of the only active part of a table.
 async fn part(client: &Client, table: &str) -> PathBuf {
@@ -86,7 +69,7 @@ async fn parts_that_cant_be_read_are_set_aside_told_and_accounted_for() {
     store.write(agent.decoded(600, NOON), false).await.unwrap();
     store.write(agent.decoded(300, NOON + DAY), false).await.unwrap();
     announce(&client, "sync_row", "syncs").await;
-    let (facts, stop) = look_after(&engine, &client, None);
+    let (facts, stop) = look_after(&client, care(&engine));
     // One way: a question stumbles over it.
     damage(&data_file(&part(&client, "syncs").await));
     let question = "SELECT sum(cityHash64(*)) FROM syncs";
@@ -111,10 +94,70 @@ async fn parts_that_cant_be_read_are_set_aside_told_and_accounted_for() {
     assert_eq!(told, 2);
     stop.cancel();
     // Another process knows of both, and writes nothing off again.
-    let (facts, _stop) = look_after(&engine, &client, None);
+    let (facts, _stop) = look_after(&client, care(&engine));
     eventually("it was weighed", async || facts.borrow().bytes.is_some()).await;
     assert_eq!((facts.borrow().lost_parts, facts.borrow().trouble.clone()), (0, None));
     assert_eq!(account(&client, "sync_row", "syncs").await, (produced, corrupt, left));
+    engine.supervisor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_was_set_aside_is_told_of_once_that_can_be_done() {
+    let Some(engine) = engine().await else { return };
+    let client = engine.client("etcdmon");
+    let (store, _stop) = store(&client);
+    let mut agent = Agent::new();
+    store.write(agent.decoded(600, NOON), false).await.unwrap();
+    let (facts, _stop) = look_after(&client, care(&engine));
+    eventually("it was weighed", async || facts.borrow().bytes.is_some()).await;
+    let run = async |sql: &str| client.connect().unwrap().query_raw(sql).execute().await;
+    run("RENAME TABLE events TO events_away").await.unwrap();
+    damage(&data_file(&part(&client, "syncs").await));
+    run("SELECT sum(cityHash64(*)) FROM syncs").await.unwrap_err();
+    let detached = "SELECT count() FROM system.detached_parts WHERE database = 'etcdmon' AND table = 'syncs'";
+    eventually("the part is set aside", async || number(&client, detached).await == 1).await;
+    eventually("it can't be told", async || facts.borrow().trouble.is_some()).await;
+    run("RENAME TABLE events_away TO events").await.unwrap();
+    eventually("it is told", async || facts.borrow().lost_parts == 1).await;
+    assert_eq!(number(&client, "SELECT count() FROM events WHERE kind = 'store.part_lost'").await, 1);
+    assert_eq!(facts.borrow().parts[0].rows, Some(600));
+    engine.supervisor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_have_expired_are_not_written_off_with_a_part_that_is_found_later() {
+    let Some(engine) = engine().await else { return };
+    let client = engine.client("etcdmon");
+    migrate(&client).await.unwrap();
+    let run = async |sql: &str| client.connect().unwrap().query_raw(sql).execute().await.unwrap();
+    // Of a minute ten days ago: its account is still there, its rows are not, and there is a part of it that nobody told of.
+    let minute = chrono::Utc::now() - chrono::TimeDelta::days(10);
+    let at = minute.timestamp_nanos_opt().unwrap();
+    run(&format!(
+        "INSERT INTO ledger SELECT generateUUIDv4(), generateUUIDv4(), 0, 0, 'c', 1, \
+         toStartOfMinute(fromUnixTimestamp64Nano({at}, 'UTC')), 'sync_row', 'produced', '', 100, 0, 0"
+    ))
+    .await;
+    let path = "SELECT data_paths[1] FROM system.tables WHERE database = 'etcdmon' AND name = 'syncs'";
+    let path: String = client.connect().unwrap().query_raw(path).fetch_one().await.unwrap();
+    let part = Path::new(&path).join(format!("detached/broken_{}_1_1_0", minute.format("%Y%m%d")));
+    std::fs::create_dir(&part).unwrap();
+    std::fs::write(part.join("count.txt"), "100").unwrap();
+    std::fs::write(part.join("minmax_at.idx"), [at.to_le_bytes(), at.to_le_bytes()].concat()).unwrap();
+    let options = Options { retention: Retention::default(), ..care(&engine) };
+    let (facts, stop) = look_after(&client, options.clone());
+    let accounted = "SELECT count() FROM events WHERE kind = 'store.loss_accounted'";
+    eventually("the part is accounted for", async || number(&client, accounted).await == 1).await;
+    assert_eq!((facts.borrow().lost_parts, facts.borrow().lost_rows), (1, 0));
+    assert_eq!(account(&client, "sync_row", "syncs").await, (100, 0, 0));
+    stop.cancel();
+    // It is known for as long as it lies there.
+    run("INSERT INTO events SELECT * REPLACE (at - toIntervalDay(40) AS at) FROM events").await;
+    run("ALTER TABLE events DELETE WHERE at > now() - toIntervalDay(1) SETTINGS mutations_sync = 1").await;
+    assert_eq!(number(&client, accounted).await, 1);
+    let (facts, _stop) = look_after(&client, options);
+    eventually("it was weighed", async || facts.borrow().bytes.is_some()).await;
+    assert_eq!((facts.borrow().lost_parts, facts.borrow().trouble.clone()), (0, None));
     engine.supervisor.stop().await;
 }
 
@@ -134,7 +177,7 @@ async fn the_oldest_days_go_when_the_store_is_too_large_and_never_the_newest() {
     // One day is not enough, two are.
     let of_a_day = format!("{size} AND table != 'events' AND partition_id = '20261121'");
     let budget = number(&client, size).await - number(&client, &of_a_day).await * 3 / 2;
-    let (facts, stop) = look_after(&engine, &client, Some(budget));
+    let (facts, stop) = look_after(&client, Options { max_bytes: Some(budget), ..care(&engine) });
     eventually("days are dropped", async || facts.borrow().days.len() == 2).await;
     let upkeep = facts.borrow().clone();
     assert_eq!((days().await, upkeep.days.len()), (2, 2), "{upkeep:?}");
@@ -143,12 +186,32 @@ async fn the_oldest_days_go_when_the_store_is_too_large_and_never_the_newest() {
     assert_eq!(number(&client, "SELECT count() FROM ledger WHERE at < toDate('2026-11-23')").await, 0);
     stop.cancel();
     // However small: the newest day stays, and so do events, which also say what was dropped.
-    let (facts, _stop) = look_after(&engine, &client, Some(1));
+    let (facts, _stop) = look_after(&client, Options { max_bytes: Some(1), ..care(&engine) });
     eventually("another day is dropped", async || facts.borrow().dropped_partitions > 0).await;
     assert_eq!(days().await, 1);
     let told = async || number(&client, "SELECT count() FROM events WHERE kind = 'store.retention'").await;
     eventually("it is told", async || told().await == 3).await;
     assert_eq!(number(&client, "SELECT count() FROM events WHERE kind != 'store.retention'").await, events);
+    engine.supervisor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn days_go_although_nothing_can_be_told_and_are_told_later() {
+    let Some(engine) = engine().await else { return };
+    let client = engine.client("etcdmon");
+    let (store, _stop) = store(&client);
+    let mut agent = Agent::new();
+    for day in 0..3 {
+        store.write(agent.decoded(300, NOON + day * DAY), false).await.unwrap();
+    }
+    let run = async |sql: &str| client.connect().unwrap().query_raw(sql).execute().await.unwrap();
+    run("RENAME TABLE events TO events_away").await;
+    let (facts, _stop) = look_after(&client, Options { max_bytes: Some(1), ..care(&engine) });
+    eventually("days are dropped", async || facts.borrow().days.len() == 2).await;
+    eventually("it can't be told", async || facts.borrow().trouble.is_some()).await;
+    run("RENAME TABLE events_away TO events").await;
+    let told = "SELECT count() FROM events WHERE kind = 'store.retention'";
+    eventually("it is told", async || number(&client, told).await == 2).await;
     engine.supervisor.stop().await;
 }
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::client::Client;
+use super::cluster;
 use super::flush::{AttemptError, within};
 use super::frontier::SOURCES;
+use super::migrate::MigrateError;
 
 /// How long rows are kept, by what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,22 +72,38 @@ impl Retention {
             within("read what tables keep", connection.query_raw(sql).fetch_all::<Found>()).await?;
         for (table, time) in self.tables().into_iter().filter(|(table, _)| due(table)) {
             let seconds = time.as_secs().to_string();
-            let known = found.iter().find(|found| found.name == table);
+            // On a cluster the table in front has no rows to keep.
+            let kept_in = if client.cluster().is_some() { format!("{table}_local") } else { table.clone() };
+            let known = found.iter().find(|found| found.name == kept_in);
             if known.is_none_or(|known| known.seconds == seconds) {
                 continue;
             }
-            // Only the parts' own record of their oldest row is made anew, not the parts.
-            let sql = format!("ALTER TABLE {table} MODIFY TTL toDateTime(at) + toIntervalSecond({seconds})");
-            within("set what a table keeps", connection.query_raw(&sql).execute()).await?;
+            for sql in change(&table, &seconds, client.cluster())? {
+                within("set what a table keeps", connection.query_raw(&sql).execute()).await?;
+            }
             tracing::info!(table, days = time.as_secs_f64() / 86_400.0, "table keeps rows for another time");
         }
         Ok(())
     }
 }
 
+/// What sets the time of a table. Only the parts' own record of their oldest row is made anew, not the parts.
+fn change(table: &str, seconds: &str, cluster: Option<&str>) -> Result<Vec<String>, MigrateError> {
+    let sql = format!("ALTER TABLE {table} MODIFY TTL toDateTime(at) + toIntervalSecond({seconds})");
+    cluster::render(&sql, cluster).map_err(|source| MigrateError::Cluster { name: "retention", source })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn on_a_cluster_the_tables_with_the_rows_are_changed() {
+        let ttl = "MODIFY TTL toDateTime(at) + toIntervalSecond(60)";
+        let changes = |cluster| change("metrics", "60", cluster).unwrap();
+        assert_eq!(changes(None), [format!("ALTER TABLE metrics {ttl}")]);
+        assert_eq!(changes(Some("c")), [format!("ALTER TABLE metrics_local ON CLUSTER 'c' {ttl}")]);
+    }
 
     #[test]
     fn every_table_has_a_time_and_coarser_sums_live_longer() {

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::client::{Client, ClientError};
 use super::flush::ASK_TIMEOUT;
+use super::retention::Retention;
 use crate::engine::room;
 
 pub mod budget;
@@ -45,6 +46,8 @@ pub struct Options {
     pub max_bytes: Option<u64>,
     /// The aggregator as an author of events.
     pub author: Uuid,
+    /// How long tables keep rows: what is missing of older minutes is no loss.
+    pub retention: Retention,
     /// How often to look, such as [`LOOK_EVERY`].
     pub look_every: Duration,
 }
@@ -134,6 +137,8 @@ pub struct Caretaker {
     facts: watch::Sender<Upkeep>,
     damage: damage::Watch,
     author: record::Author,
+    /// Days that were dropped and are not among the events yet.
+    untold: VecDeque<DroppedDay>,
 }
 
 impl Caretaker {
@@ -141,7 +146,8 @@ impl Caretaker {
     pub fn new(client: Client, options: Options) -> (Self, watch::Receiver<Upkeep>) {
         let (facts, found) = watch::channel(Upkeep::default());
         let author = record::Author::new(options.author);
-        (Self { options, client, facts, damage: damage::Watch::default(), author }, found)
+        let (damage, untold) = (damage::Watch::default(), VecDeque::new());
+        (Self { options, client, facts, damage, author, untold }, found)
     }
 
     /// Looks after it until `stop`. `ready` says whether the schema is up to date.
@@ -170,8 +176,15 @@ impl Caretaker {
 
     async fn look(&mut self, weigh: bool) -> Result<(), UpkeepError> {
         let sql = Sql { client: self.client.connect()?, database: self.client.database().to_owned() };
-        for lost in self.damage.look(&sql, self.client.generation()?).await? {
-            self.author.part_lost(&sql, &lost).await?;
+        let mended = self.mend(&sql).await;
+        // Whatever came of that: it makes the room that the rest may be waiting for.
+        let weighed = if weigh { self.weigh(&sql).await } else { Ok(()) };
+        mended.and(weighed)
+    }
+
+    async fn mend(&mut self, sql: &Sql) -> Result<(), UpkeepError> {
+        for lost in self.damage.look(sql, self.client.generation()?).await? {
+            self.author.part_lost(sql, &lost).await?;
             self.damage.note(&lost);
             tracing::error!(
                 table = lost.table, part = lost.part, partition = lost.partition, reason = lost.reason,
@@ -183,7 +196,8 @@ impl Caretaker {
                 remember(&mut facts.parts, lost);
             });
         }
-        for (lost, rows) in self.damage.account(&sql, &self.author, Utc::now()).await? {
+        let accounted = self.damage.account(sql, &self.author, Utc::now(), &self.options.retention).await?;
+        for (lost, rows) in accounted {
             tracing::warn!(
                 table = lost.table,
                 part = lost.part,
@@ -192,23 +206,30 @@ impl Caretaker {
             );
             self.facts.send_modify(|facts| facts.lost_rows += rows);
         }
-        if weigh { self.weigh(&sql).await } else { Ok(()) }
+        Ok(())
     }
 
     async fn weigh(&mut self, sql: &Sql) -> Result<(), UpkeepError> {
         let partitions = budget::partitions(sql).await?;
         let bytes = partitions.iter().map(|partition| partition.bytes).sum();
+        // Before the disk is asked: what goes meanwhile counts twice, and nothing is dropped for it.
+        let leaving = budget::leaving(sql).await?;
         let free = room::of(&self.options.path, 0).map(|room| room.free_bytes);
-        let share = || Some((bytes + free?) / 100 * SHARE_PERCENT);
+        let share = || Some(budget::share(bytes, leaving, free?));
         let max_bytes = self.options.max_bytes.or_else(share);
-        let (mut left, mut dropped) = (bytes, Vec::new());
-        if let Some(max_bytes) = max_bytes {
-            for day in budget::plan(&partitions, max_bytes) {
-                for partition in &day {
-                    budget::drop(sql, partition).await?;
-                    left -= partition.bytes;
-                }
-                dropped.push(budget::summary(&day, Utc::now()));
+        let today = Utc::now().format("%Y%m%d").to_string();
+        let plan = max_bytes.map_or_else(Vec::new, |most| budget::plan(&partitions, most, &today));
+        let (mut left, mut dropped, mut outcome) = (bytes, Vec::new(), Ok(()));
+        for day in plan {
+            let gone;
+            (gone, outcome) = budget::drop(sql, day).await;
+            if !gone.is_empty() {
+                let (day, partitions) = budget::summary(&gone, Utc::now());
+                left -= day.bytes;
+                dropped.push((day, partitions));
+            }
+            if outcome.is_err() {
+                break;
             }
         }
         self.facts.send_if_modified(|facts| {
@@ -227,9 +248,14 @@ impl Caretaker {
                 facts.dropped_bytes += day.bytes;
                 remember(&mut facts.days, day.clone());
             });
-            self.author.day_dropped(sql, &day).await?;
+            self.untold.push_back(day);
         }
-        Ok(())
+        // On a full disk they wait until there is room.
+        while let Some(day) = self.untold.front() {
+            self.author.day_dropped(sql, day).await?;
+            self.untold.pop_front();
+        }
+        outcome
     }
 }
 

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use etcdmon_aggregator::engine::library::locate;
 use etcdmon_aggregator::engine::{Options, Supervisor};
 use etcdmon_aggregator::store::decode::decode;
-use etcdmon_aggregator::store::{BatchId, Client, ClusterNames, Decoded, Store, Unstorable};
+use etcdmon_aggregator::store::upkeep::{self, Caretaker, Upkeep};
+use etcdmon_aggregator::store::{BatchId, Client, ClusterNames, Decoded, Retention, Store, Unstorable};
 use etcdmon_proto::convert::{delta_i64, delta_u64, sparse};
 use etcdmon_proto::v1;
 use prost::Message;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -119,6 +121,25 @@ pub fn store_with(client: &Client, unstorable: Unstorable) -> (Store, Cancellati
     let stop = CancellationToken::new();
     let (store, _task) = Store::start(client.clone(), unstorable, stop.clone());
     (store, stop)
+}
+
+/// How the aggregator looks after an engine's store, with all that tests write within retention.
+pub fn care(engine: &Engine) -> upkeep::Options {
+    upkeep::Options {
+        path: engine.path().join("clickhouse"),
+        max_bytes: None,
+        author: Uuid::from_u128(7),
+        retention: Retention { raw: Duration::from_hours(10 * 365 * 24), ..Retention::default() },
+        look_every: Duration::from_millis(300),
+    }
+}
+
+/// Looks after a store until it is told to stop.
+pub fn look_after(client: &Client, options: upkeep::Options) -> (watch::Receiver<Upkeep>, CancellationToken) {
+    let (caretaker, facts) = Caretaker::new(client.clone(), options);
+    let stop = CancellationToken::new();
+    tokio::spawn(caretaker.run(|| true, stop.clone()));
+    (facts, stop)
 }
 
 /// Waits for something to become true.

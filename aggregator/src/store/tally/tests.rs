@@ -109,6 +109,19 @@ fn the_newest_sample_counts_until_it_is_old() {
 }
 
 #[test]
+fn a_sample_of_a_clock_that_was_ahead_gives_way_and_grows_old() {
+    let tally = Tally::default();
+    tally.keep_newest();
+    let now = Utc::now().timestamp_nanos_opt().unwrap();
+    let hour = 3_600_000_000_000;
+    tally.sampled(&batch(1, vec![metrics(&[now + hour], &["a"], &[1.0])]));
+    let later = Utc::now().timestamp_nanos_opt().unwrap();
+    tally.sampled(&batch(2, vec![metrics(&[later], &["a"], &[2.0])]));
+    assert_eq!(tally.newest(later).iter().map(|newest| newest.value).collect::<Vec<_>>(), [2.0]);
+    assert_eq!(tally.newest(later + hour), []);
+}
+
+#[test]
 fn what_finds_no_room_is_counted() {
     let mut sums = BTreeMap::new();
     let names = |range: std::ops::Range<usize>| range.map(|number| (number.to_string(), 1u64)).collect();

@@ -8,7 +8,7 @@
 //! What was lost follows from the ledger: of the minutes that the part covered, whatever was produced and is neither stored,
 //! dropped nor blind any more. That is written to the ledger as dropped (`corrupt`), under an epoch of its own. It is exact
 //! also where a merge's sources are still there, and doing it again adds nothing. Lost accounts need none: rows without one
-//! are counted as `unannounced`.
+//! are counted as `unannounced`. Minutes whose rows may have gone by retention are left out.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -18,6 +18,7 @@ use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::super::retention::Retention;
 use super::record::{Author, LOSS_ACCOUNTED, PART_LOST};
 use super::{LostPart, Sql, UpkeepError, identifier, within};
 
@@ -30,7 +31,7 @@ const ONLY_NAMED: [i32; 2] = [76, 107];
 /// A search through all parts may take one part in so many of the time: it reads the whole store.
 const SEARCH_SHARE: u32 = 20;
 
-/// How long a search may take.
+/// How long a search may take, in a table or a part.
 const SEARCH_LIMIT: Duration = Duration::from_secs(3_600);
 
 /// Streams of the ledger that a table holds: (table, stream, what a row counts).
@@ -46,14 +47,16 @@ const STREAMS: [(&str, &str, &str); 6] = [
 /// The minutes of a part must have been over for so long before its loss is drawn: batches of them are still coming.
 const SETTLED_AFTER: TimeDelta = TimeDelta::seconds(45);
 
-/// Losses older than this that have no account yet get none: their days may be gone.
-const FORGOTTEN_AFTER_DAYS: u32 = 30;
+/// Rows are taken for complete until this long before they may go by retention.
+const MARGIN: TimeDelta = TimeDelta::hours(1);
 
 /// What is known of damage.
 #[derive(Default)]
 pub struct Watch {
     /// Parts that were told of; `None` until the events were read.
     known: Option<HashSet<(String, String)>>,
+    /// Parts whose detaching was begun here, until they are told of: the engine's list does not tell them from an operator's.
+    begun: Vec<LostPart>,
     /// Lost parts whose rows are not in the ledger yet.
     pending: Vec<LostPart>,
     /// Errors that the engine had counted, by code, and its generation.
@@ -110,33 +113,41 @@ impl Watch {
             self.pending = told.1;
             self.known = Some(told.0);
         }
-        let mut found = self.stumbled_over(sql, generation).await?;
+        let stumbled = self.stumbled_over(sql, generation).await;
         let detached: Vec<Detached> = sql
             .rows(
                 "look for detached parts",
                 sql.query(
                     "SELECT table, name AS part, ifNull(partition_id, '') AS partition, ifNull(reason, '') AS reason, path \
                      FROM system.detached_parts WHERE database = {database:String} AND (startsWith(reason, 'broken') \
-                     OR reason IN ('unexpected', 'covered-by-broken'))",
+                     OR ifNull(reason, '') IN ('', 'unexpected', 'covered-by-broken'))",
                 ),
             )
             .await?;
+        let mut found = Vec::new();
         for part in detached {
-            found.push(describe(part.table, part.part, part.partition, part.reason, &part.path));
+            let begun = self.begun.iter().find(|lost| (&lost.table, &lost.part) == (&part.table, &part.part));
+            if let Some(lost) = begun {
+                found.push(lost.clone());
+            } else if !part.reason.is_empty() {
+                found.push(describe(part.table, part.part, part.partition, part.reason, &part.path));
+            }
         }
         let known = self.known.get_or_insert_default();
         found.retain(|lost| !known.contains(&(lost.table.clone(), lost.part.clone())));
-        Ok(found)
+        // What is there is told first. What failed stays news.
+        if found.is_empty() { stumbled.map(|()| found) } else { Ok(found) }
     }
 
     /// Takes note of a part that was told of.
     pub(super) fn note(&mut self, lost: &LostPart) {
         self.known.get_or_insert_default().insert((lost.table.clone(), lost.part.clone()));
+        self.begun.retain(|begun| begun != lost);
         self.pending.push(lost.clone());
     }
 
-    /// Parts behind errors that came up since the last look, now detached.
-    async fn stumbled_over(&mut self, sql: &Sql, generation: u64) -> Result<Vec<LostPart>, UpkeepError> {
+    /// Detaches parts behind errors that came up since the last look.
+    async fn stumbled_over(&mut self, sql: &Sql, generation: u64) -> Result<(), UpkeepError> {
         if self.generation != generation {
             // Counts begin anew with the process.
             (self.generation, self.errors) = (generation, HashMap::new());
@@ -156,25 +167,35 @@ impl Watch {
                 None => reason = Some(error_name(&error.message)),
             }
         }
-        let mut found = Vec::new();
         for part in suspects {
             if !is_readable(sql, &part).await {
-                found.push(detach(sql, part, "found by an error".to_owned()).await?);
+                self.detach(sql, part, "found by an error".to_owned()).await?;
             }
         }
         if let Some(reason) = reason {
             let began = Instant::now();
             if self.next_search.is_some_and(|next| began < next) {
                 // These errors stay news until then.
-                return Ok(found);
+                return Ok(());
             }
             for part in broken(sql).await? {
-                found.push(detach(sql, part, reason.clone()).await?);
+                self.detach(sql, part, reason.clone()).await?;
             }
             self.next_search = Some(Instant::now() + began.elapsed() * SEARCH_SHARE);
         }
         self.errors.extend(counted.into_iter().map(|error| (error.code, error.count)));
-        Ok(found)
+        Ok(())
+    }
+
+    /// Sets a part aside. Whether or not that is answered: what then lies in `detached` is told of.
+    async fn detach(&mut self, sql: &Sql, part: Active, reason: String) -> Result<(), UpkeepError> {
+        // Read before its directory moves.
+        let lost = describe(part.table, part.part, part.partition, reason, &part.path);
+        let statement = format!("ALTER TABLE {} DETACH PART '{}'", identifier(&lost.table), lost.part);
+        if !self.begun.contains(&lost) {
+            self.begun.push(lost);
+        }
+        sql.run("detach a part", sql.query(&statement)).await
     }
 
     /// Puts what was lost into the ledger, as soon as its minutes are over. Each loss with its rows.
@@ -183,12 +204,16 @@ impl Watch {
         sql: &Sql,
         author: &Author,
         now: DateTime<Utc>,
+        retention: &Retention,
     ) -> Result<Vec<(LostPart, u64)>, UpkeepError> {
         let mut accounted = Vec::new();
         while let Some(position) = self.pending.iter().position(|lost| is_settled(lost, now)) {
             let lost = self.pending[position].clone();
             let rows = match STREAMS.iter().find(|(table, ..)| *table == lost.table) {
-                Some((table, stream, count)) => write_off(sql, table, stream, count, &lost).await?,
+                Some((table, stream, count)) => {
+                    let from = lost.from.max(whole_from(table, now, retention));
+                    write_off(sql, table, stream, count, (from, lost.to)).await?
+                }
                 None => 0,
             };
             author.loss_accounted(sql, &lost, rows).await?;
@@ -203,16 +228,23 @@ fn is_settled(lost: &LostPart, now: DateTime<Utc>) -> bool {
     now - lost.to.min(now) > TimeDelta::minutes(1) + SETTLED_AFTER
 }
 
-/// Parts that were told of, and those among them that have no account.
+/// The first time whose rows were all there. Accounts outlive rows, so what is missing before it proves nothing.
+fn whole_from(table: &str, now: DateTime<Utc>, retention: &Retention) -> DateTime<Utc> {
+    let kept = retention.tables().into_iter().find(|(name, _)| name == table);
+    let begin = kept.and_then(|(_, time)| now.checked_sub_signed(TimeDelta::from_std(time).ok()?));
+    begin.unwrap_or(DateTime::UNIX_EPOCH) + MARGIN
+}
+
+/// Parts that were told of, however long ago: they lie in `detached` until somebody removes them. And those among them that
+/// have no account.
 async fn told(sql: &Sql) -> Result<(HashSet<(String, String)>, Vec<LostPart>), UpkeepError> {
     let query = sql
         .query(
-            "SELECT kind, details FROM events WHERE kind IN ({lost:String}, {accounted:String}) \
-             AND at > now() - toIntervalDay({days:UInt32})",
+            "SELECT kind, details FROM events WHERE cluster = '00000000-0000-0000-0000-000000000000' \
+             AND kind IN ({lost:String}, {accounted:String})",
         )
         .param("lost", PART_LOST)
-        .param("accounted", LOSS_ACCOUNTED)
-        .param("days", FORGOTTEN_AFTER_DAYS);
+        .param("accounted", LOSS_ACCOUNTED);
     let told: Vec<Told> = sql.rows("read what was lost", query).await?;
     let (mut pending, mut accounted, mut known) = (Vec::new(), HashSet::new(), HashSet::new());
     for event in told {
@@ -230,13 +262,13 @@ async fn told(sql: &Sql) -> Result<(HashSet<(String, String)>, Vec<LostPart>), U
     Ok((known, pending))
 }
 
-/// Writes to the ledger what is missing in the minutes of a lost part; gives the sum.
+/// Writes to the ledger what is missing in the minutes between two times; gives the sum.
 async fn write_off(
     sql: &Sql,
     table: &str,
     stream: &str,
     count: &str,
-    lost: &LostPart,
+    (from, to): (DateTime<Utc>, DateTime<Utc>),
 ) -> Result<u64, UpkeepError> {
     let epoch = Uuid::new_v4().to_string();
     let minutes = "at >= toStartOfMinute(fromUnixTimestamp64Nano({from:Int64}, 'UTC')) AND \
@@ -257,8 +289,8 @@ async fn write_off(
         sql.query(statement)
             .param("epoch", &epoch)
             .param("stream", stream)
-            .param("from", lost.from.timestamp_nanos_opt().unwrap_or(0))
-            .param("to", lost.to.timestamp_nanos_opt().unwrap_or(i64::MAX))
+            .param("from", from.timestamp_nanos_opt().unwrap_or(0))
+            .param("to", to.timestamp_nanos_opt().unwrap_or(i64::MAX))
     };
     sql.run("write a loss to the ledger", bound(&statement)).await?;
     let sum = "SELECT sum(count) FROM ledger WHERE stream = {stream:String} AND reason = 'corrupt' AND epoch = {epoch:UUID}";
@@ -296,7 +328,8 @@ async fn active(sql: &Sql, table_id: Uuid, part: &str) -> Result<Option<Active>,
 async fn is_readable(sql: &Sql, part: &Active) -> bool {
     let statement = format!("CHECK TABLE {} PART '{}'", identifier(&part.table), part.part);
     let query = sql.query(&statement).with_setting("check_query_single_value_result", "1");
-    !matches!(sql.rows::<u8>("check a part", query).await.as_deref(), Ok([0]))
+    // It reads all of the part, and goes on when nobody waits any more: given up early, it would be begun again and again.
+    !matches!(within("check a part", SEARCH_LIMIT, query.fetch_all::<u8>()).await.as_deref(), Ok([0]))
 }
 
 /// All active parts that can't be read. Reads the whole store.
@@ -315,15 +348,6 @@ async fn broken(sql: &Sql) -> Result<Vec<Active>, UpkeepError> {
         }
     }
     Ok(found)
-}
-
-/// Sets a part aside.
-async fn detach(sql: &Sql, part: Active, reason: String) -> Result<LostPart, UpkeepError> {
-    // Read before its directory moves.
-    let lost = describe(part.table, part.part, part.partition, reason, &part.path);
-    let statement = format!("ALTER TABLE {} DETACH PART '{}'", identifier(&lost.table), lost.part);
-    sql.run("detach a part", sql.query(&statement)).await?;
-    Ok(lost)
 }
 
 /// What a part's own small files say of it.
@@ -376,6 +400,15 @@ mod tests {
         ] {
             assert_eq!(part_in(nothing), None, "{nothing}");
         }
+    }
+
+    #[test]
+    fn only_minutes_whose_rows_cannot_have_expired_prove_a_loss() {
+        let now = DateTime::from_timestamp(1_795_255_200, 0).unwrap();
+        let days = |table: &str| (now - whole_from(table, now, &Retention::default()) + MARGIN).num_days();
+        assert_eq!(["syncs", "metrics", "events", "autopsies"].map(days), [7, 7, 90, 90]);
+        let for_ever = Retention { raw: Duration::MAX, ..Retention::default() };
+        assert_eq!(whole_from("syncs", now, &for_ever), DateTime::UNIX_EPOCH + MARGIN);
     }
 
     #[test]
