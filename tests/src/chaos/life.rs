@@ -31,6 +31,9 @@ const FULL_FOR: Duration = Duration::from_secs(6);
 /// How long a broken part may take to be found.
 const FOUND_LIMIT: Duration = Duration::from_secs(60);
 
+/// The same after a question, unless the part was merged away before it.
+const TURNED_LIMIT: Duration = Duration::from_secs(30);
+
 /// How long a copy may take to end once the engine is gone.
 const COPY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -364,17 +367,18 @@ async fn cut(stand: &mut ChaosStand, table: &str) -> Result<String> {
 
 async fn turned(stand: &mut ChaosStand, table: &str) -> Result<String> {
     let before = lost_parts(stand).await?;
-    for _try in 0..5 {
+    for attempt in 0..5 {
         let file = largest_file(&table_directory(&store(stand), table)?)?;
         let mut bytes = std::fs::read(&file)?;
-        let middle = bytes.len() / 2;
+        // Another byte each time: the same one would be mended.
+        let middle = bytes.len() / 2 + attempt;
         bytes[middle] ^= 0xff;
         // In place, as a disk does it; a part that was merged away meanwhile takes the damage along.
         let written = std::fs::OpenOptions::new().write(true).open(&file);
         let Ok(written) = written else { continue };
         std::os::unix::fs::FileExt::write_all_at(&written, &bytes[middle..=middle], middle as u64)?;
         ask(stand, &format!("SELECT sum(cityHash64(*)) FROM etcdmon.{table}"))?.await;
-        if found(stand, before, Duration::from_secs(15)).await.is_ok() {
+        if found(stand, before, TURNED_LIMIT).await.is_ok() {
             return Ok(format!("byte {middle} of {} turned, found by a question or a merge", bytes.len()));
         }
     }
